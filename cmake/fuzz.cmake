@@ -1,0 +1,11 @@
+# One libFuzzer program per fuzz/<name>_fuzz.cc. The library is compiled with coverage as well.
+target_compile_options(phasor PRIVATE -fsanitize=fuzzer-no-link)
+file(GLOB PHASOR_FUZZ_SOURCES CONFIGURE_DEPENDS fuzz/*_fuzz.cc)
+foreach(source ${PHASOR_FUZZ_SOURCES})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_include_directories(${name} PRIVATE src)
+  target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_libraries(${name} PRIVATE phasor phasor_flags fmt::fmt nlohmann_json::nlohmann_json)
+endforeach()

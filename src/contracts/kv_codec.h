@@ -1,0 +1,105 @@
+// KvCodec: how one KV head of one layer is stored in the cache.
+//
+// Shapes: T tokens, D head size, P = D/2 pairs, g query heads that share this KV head.
+//
+// The cache is made of pages of kPageTokens tokens. A codec object is bound to one (layer, KV head,
+// role) when it is made, is immutable afterwards and may be used from many threads. It never sees
+// positions: keys arrive after RoPE. First tokens and newest tokens are kept by the cache in a
+// 16-bit (or f32) *row codec*, so other codecs only ever see pages that will not change again.
+//
+// Rotation: a codec that stores vectors in another orthonormal basis (Hadamard) implements Rotate.
+// The cache applies it to K or V rows before anything is stored (window included), attention
+// applies the key codec's Rotate to the queries and the value codec's Unrotate to its output. All
+// other functions work in the rotated basis.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "phasor/status.h"
+
+namespace phasor {
+
+inline constexpr int kPageTokens = 128;
+
+enum class KvRole { kKey, kValue };
+
+// Which two of a head's dimensions RoPE turns together, for the first n_rot dimensions.
+enum class RopePairing {
+  kInterleaved,  // pair j = (x[2j], x[2j+1]); GGUF files of the llama family
+  kHalfSplit,    // pair j = (x[j], x[j + n_rot/2]); Hugging Face and GGUF qwen
+};
+
+struct KvCodecParams {
+  int head_dim = 0;  // D
+  int n_rot = 0;     // rotated dimensions, even, <= D; 0 when the model has no RoPE
+  RopePairing pairing = RopePairing::kHalfSplit;
+  KvRole role = KvRole::kKey;
+  int layer = 0;
+  int kv_head = 0;
+  // Calibrated width class per pair ([ceil(D/2)], codec-defined meaning); empty: uniform widths.
+  std::span<const uint8_t> pair_classes;
+};
+
+class KvCodec {
+ public:
+  virtual ~KvCodec() = default;
+
+  // Bytes of one page of this head, metadata included; the true cost that is reported to users.
+  virtual std::size_t PageBytes() const = 0;
+
+  // x_TD: [n_tokens, D] row-major; 1 <= n_tokens <= kPageTokens. `page`: PageBytes() bytes, 64-byte
+  // aligned. Every byte of the page is written. Non-finite input never traps and decodes to finite
+  // numbers (a NaN counts as 0, an infinity as the largest 16-bit number).
+  virtual void EncodePage(const float* x_TD, int n_tokens, std::byte* page) const = 0;
+
+  // The stored vectors of tokens [0, n_tokens): [n_tokens, D].
+  virtual void DecodePage(const std::byte* page, int n_tokens, float* x_TD) const = 0;
+
+  // Keys. Prepares q_GD [g, D] (already multiplied by the softmax scale) once per token; the
+  // result, PreparedQueryBytes(g) bytes at 64-byte alignment, serves every page of this head.
+  virtual std::size_t PreparedQueryBytes(int g) const = 0;
+  virtual void PrepareQuery(const float* q_GD, int g, std::byte* prepared) const = 0;
+  // score[i * kPageTokens + t] = q_i . key_t for t < n_tokens; entries beyond are unspecified.
+  virtual void ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
+                         float* score_GT) const = 0;
+
+  // Values. out_GD[i] += sum_t weight[i * kPageTokens + t] * value_t over t < n_tokens.
+  // Weights are >= 0.
+  virtual void AccumulatePage(const float* weight_GT, int g, const std::byte* page, int n_tokens,
+                              float* out_GD) const = 0;
+
+  // Orthonormal change of basis of n rows of D floats, in place. Default: identity.
+  virtual bool HasRotation() const { return false; }
+  virtual void Rotate(float* x_ND, int n) const {}
+  virtual void Unrotate(float* x_ND, int n) const {}
+};
+
+// A codec whose tokens are stored row by row, so that single tokens can be appended: what the
+// newest and the first tokens are kept in.
+class RowKvCodec : public KvCodec {
+ public:
+  // Writes tokens [first, first + n) of the page.
+  virtual void EncodeRows(const float* x_ND, int first, int n, std::byte* page) const = 0;
+};
+
+// What the shelf says about a codec; one constant entry per id in src/registry/kv_codec_table.cc.
+struct KvCodecInfo {
+  const char* id;         // flag value, JSON value, file stem
+  const char* summary;    // one line
+  const char* source;     // paper or project, with arXiv id where there is one
+  bool for_keys;
+  bool for_values;
+  bool exact;             // stores its input type without loss (f32 only relative to float)
+  bool uses_calibration;  // reads KvCodecParams::pair_classes
+  double nominal_bits_64;   // bits per element at head size 64, metadata included
+  double nominal_bits_128;  // the same at head size 128
+  // Fails with kUnsupported where the head size or role does not fit.
+  Result<std::unique_ptr<KvCodec>> (*make)(const char* id, const KvCodecParams& params);
+};
+
+}  // namespace phasor

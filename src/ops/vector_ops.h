@@ -1,0 +1,42 @@
+// Element-wise and row-wise float operations. Each has a plain double reference in
+// vector_ops_reference.h against which every CPU level is tested.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "contracts/kv_codec.h"         // RopePairing
+#include "contracts/position_method.h"  // PhaseTable
+
+namespace phasor {
+
+// y = x / sqrt(mean(x^2) + eps) * weight, over n elements. y may alias x.
+void RmsNorm(const float* x, const float* weight, float eps, int64_t n, float* y);
+
+// y = silu(gate) * up, element-wise. y may alias either.
+void SwiGlu(const float* gate, const float* up, int64_t n, float* y);
+
+// x = exp(x - max) / sum, in place.
+void Softmax(float* x, int64_t n);
+
+// One step of an online softmax over n scores, in place: x = exp(x - *max) after *max was raised to
+// cover x; returns the factor exp(old max - new max) for earlier sums; adds the new terms to *sum.
+float OnlineSoftmax(float* x, int64_t n, float* max, float* sum);
+
+// y += a * x, and x *= a.
+void Axpy(float a, const float* x, int64_t n, float* y);
+void Scale(float a, int64_t n, float* x);
+float Dot(const float* a, const float* b, int64_t n);
+
+// log(sum(exp(x))) in double, for log-probabilities.
+double LogSumExp(const float* x, int64_t n);
+
+// Cosines and sines of one position for every pair: angle = position * step_P (mod 1 turn).
+// cos_P and sin_P are multiplied by the table's attention factor. Error below 1e-7 at any position.
+void RopeAngles(const PhaseTable& table, int64_t position, float* cos_P, float* sin_P);
+
+// Rotates n_heads rows of head_dim floats in place; dimensions beyond n_rot stay as they are.
+void ApplyRope(float* x_HD, int n_heads, int head_dim, int n_rot, RopePairing pairing,
+               const float* cos_P, const float* sin_P);
+
+}  // namespace phasor

@@ -1,0 +1,113 @@
+#include "simd/cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <string>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace phasor {
+namespace {
+
+constexpr const char* kLevelNames[] = {"scalar", "avx2", "avx512"};
+
+CpuLevel Detect() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
+    return CpuLevel::kAvx512;
+  }
+  unsigned a, b, c, d;
+  bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) {
+    return CpuLevel::kAvx2;
+  }
+#endif
+  return CpuLevel::kScalar;
+}
+
+Result<CpuLevel> ParseLevel(std::string_view name) {
+  if (name == "auto") return DetectedCpuLevel();
+  for (int i = 0; i < 3; ++i) {
+    if (name == kLevelNames[i]) return static_cast<CpuLevel>(i);
+  }
+  return InvalidArgument("cpu-level: expected auto, scalar, avx2 or avx512, found " +
+                         std::string(name));
+}
+
+// -1: not chosen yet.
+std::atomic<int> g_level{-1};
+
+}  // namespace
+
+const char* CpuLevelName(CpuLevel level) { return kLevelNames[static_cast<int>(level)]; }
+
+CpuLevel DetectedCpuLevel() {
+  static const CpuLevel level = Detect();
+  return level;
+}
+
+CpuLevel ActiveCpuLevel() {
+  int level = g_level.load(std::memory_order_relaxed);
+  if (level < 0) {
+    CpuLevel chosen = DetectedCpuLevel();
+    if (const char* name = std::getenv("PHASOR_CPU_LEVEL"); name != nullptr && *name != 0) {
+      auto parsed = ParseLevel(name);
+      if (parsed.ok() && *parsed <= chosen) chosen = *parsed;
+    }
+    level = static_cast<int>(chosen);
+    g_level.store(level, std::memory_order_relaxed);
+  }
+  return static_cast<CpuLevel>(level);
+}
+
+std::vector<CpuLevel> AvailableCpuLevels() {
+  std::vector<CpuLevel> levels;
+  for (int i = 0; i <= static_cast<int>(DetectedCpuLevel()); ++i) {
+    levels.push_back(static_cast<CpuLevel>(i));
+  }
+  return levels;
+}
+
+Status SetCpuLevel(CpuLevel level) {
+  if (level > DetectedCpuLevel()) {
+    return Unsupported(std::string("cpu-level: this CPU can run up to ") +
+                       CpuLevelName(DetectedCpuLevel()) + ", found a request for " +
+                       CpuLevelName(level));
+  }
+  g_level.store(static_cast<int>(level), std::memory_order_relaxed);
+  return Status::Ok();
+}
+
+Status SetCpuLevel(std::string_view name) {
+  PHASOR_ASSIGN_OR_RETURN(CpuLevel level, ParseLevel(name));
+  return SetCpuLevel(level);
+}
+
+bool CpuHasAvx512Bf16() {
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() < CpuLevel::kAvx512) return false;
+  unsigned a, b, c, d;
+  static const bool has = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
+  return has;
+#else
+  return false;
+#endif
+}
+
+bool CpuHasAmxInt8() {
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() < CpuLevel::kAvx512) return false;
+  unsigned a, b, c, d;
+  static const bool has = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 25)) != 0;
+  return has;
+#else
+  return false;
+#endif
+}
+
+}  // namespace phasor

@@ -1,0 +1,28 @@
+// Marks a region of functions that may use instructions beyond the build's baseline.
+//
+// Usage, after all includes, so that no inline function of a shared header is compiled with them:
+//   PHASOR_BEGIN_AVX512
+//   namespace { void Kernel(...) { ... _mm512_... } }
+//   PHASOR_END_TARGET
+// Both compilers accept the form; `<immintrin.h>` must be included before the region.
+#pragma once
+
+#define PHASOR_PRAGMA_(x) _Pragma(#x)
+
+#if defined(__clang__)
+#define PHASOR_BEGIN_TARGET_(features) \
+  PHASOR_PRAGMA_(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define PHASOR_END_TARGET _Pragma("clang attribute pop")
+#else
+#define PHASOR_BEGIN_TARGET_(features) \
+  _Pragma("GCC push_options") PHASOR_PRAGMA_(GCC target(features))
+#define PHASOR_END_TARGET _Pragma("GCC pop_options")
+#endif
+
+#define PHASOR_BEGIN_AVX2 PHASOR_BEGIN_TARGET_("avx2,fma,f16c,bmi2")
+#define PHASOR_BEGIN_AVX512 \
+  PHASOR_BEGIN_TARGET_(     \
+      "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+#define PHASOR_BEGIN_AVX512_BF16 \
+  PHASOR_BEGIN_TARGET_(          \
+      "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")
