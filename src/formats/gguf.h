@@ -88,7 +88,12 @@ class GgufFile {
 
  private:
   GgufFile() = default;
-  Status ParsePart(std::span<const std::byte> bytes, const std::string& name, bool first);
+  // Maps and parses `path` and its siblings.
+  Status OpenParts(const std::string& path);
+  // Adds the tensors of one part (from 0), and the metadata of part 0.
+  Status ParsePart(std::span<const std::byte> bytes, int part_index);
+  // Compares split.tensors.count, where there is one, with what all parts held.
+  Status CheckTensorCount() const;
 
   std::string path_;
   uint32_t version_ = 0;
