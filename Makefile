@@ -1,12 +1,21 @@
 # Two commands do everything on a bare Debian 12: `make run` and `make test`.
-.PHONY: run build test setup setup-test model format tidy install clean fuzz asan tsan debug
+# Every target is a thin call of a script in scripts/, so that each step can be run by hand.
+.PHONY: run build test setup setup-test setup-dev model debug asan tsan fuzz format tidy check \
+        install clean help
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
+# How long `make fuzz` spends on each target, seconds.
+FUZZ_SECONDS ?= 60
+export JOBS
 
 run: build model  ## install what is missing, build, get the default model, answer or open a chat
 	@scripts/run_default.sh
 
-build: setup
+test: setup-test model  ## build and run every test that fits; says what it left out
+	@scripts/test.sh
+
+build: setup  ## build only the program, build/release/phasor
 	@scripts/build.sh run
 
 setup:
@@ -15,8 +24,43 @@ setup:
 setup-test:
 	@scripts/setup.sh test
 
-model:
+setup-dev:
+	@scripts/setup.sh dev
+
+model: setup  ## get the default model (93 MB) into the user's cache folder
 	@scripts/get_model.sh
 
-test: setup-test model  ## the whole test suite that fits; says what it left out
-	@scripts/test.sh
+debug: setup-test  ## build program and tests without optimization in build/debug
+	@scripts/build.sh debug
+
+asan: setup-test model  ## unit tests under the address and undefined-behaviour sanitizers
+	@scripts/build.sh asan
+	@ctest --test-dir build/asan --output-on-failure -j $(JOBS) -L unit
+
+tsan: setup-test model  ## unit tests under the thread sanitizer
+	@scripts/build.sh tsan
+	@ctest --test-dir build/tsan --output-on-failure -j $(JOBS) -L unit
+
+fuzz: setup-test  ## fuzz the parsers for FUZZ_SECONDS (60) each
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+format: setup-test  ## rewrite all sources with the pinned clang-format
+	@scripts/check_format.sh --fix
+
+tidy: setup-dev  ## clang-tidy over src/ and apps/
+	@scripts/tidy.sh
+
+check:  ## layer, size, format and document checks alone (seconds)
+	@python3 scripts/check_layers.py
+	@python3 scripts/check_sizes.py
+	@scripts/check_format.sh
+	@python3 scripts/check_docs.py
+
+install: build  ## install program, library, headers and CMake package: make install PREFIX=/usr/local
+	@cmake --install build/release --prefix "$(PREFIX)"
+
+clean:  ## remove the build folder (the model in the cache folder stays)
+	@rm -rf build
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
