@@ -15,20 +15,34 @@ namespace phasor {
 
 inline constexpr int kCodeBlock = 32;
 
+// How scale and offset are stored; kernels keep the same factors, so packing loses nothing.
+enum class ScaleForm : uint8_t {
+  kNone,         // float formats
+  kSymmetric,    // f16 scale per block; offset = -2^(code_bits - 1) * scale
+  kAffine,       // f16 scale and f16 offset per block
+  kSuperAffine,  // K types: super_scale * sub_scale and -super_offset * sub_offset, f16 per 256
+  kSuperHalves,  // Q6_K: super_scale * sub_scale per 16 weights; offset as in kSymmetric
+};
+
 struct CodeBlock {
   uint8_t code[kCodeBlock];
-  float scale[2];   // of codes 0-15 and 16-31; equal unless the format has blocks of 16
+  float scale[2];  // of codes 0-15 and 16-31; equal unless the format has blocks of 16
   float offset[2];
+  // Factors of scale and offset where the form is kSuper*; unset otherwise. The super factors are
+  // exact f16 values.
+  float super_scale, super_offset;
+  int8_t sub_scale[2], sub_offset[2];
 };
 
 struct WeightCodecInfo {
   DType dtype;
-  const char* id;          // lower-case name: "q4_1"
+  const char* id;  // lower-case name: "q4_1"
   const char* summary;
   bool is_float;
   int code_bits;           // 4, 5, 6 or 8; 0 for float formats
   bool halves_differ;      // true: scale and offset change every 16 weights (Q6_K)
   double bits_per_weight;  // as stored in the file
+  ScaleForm scale_form;
   // Decodes n elements (a multiple of the block size) to float; the reference for every kernel.
   void (*decode)(const std::byte* blocks, int64_t n, float* out);
   // Integer formats: the block of 32 weights with index `block32` within the row at `row`.
