@@ -89,13 +89,13 @@ class RowKvCodec : public KvCodec {
 
 // What the shelf says about a codec; one constant entry per id in src/registry/kv_codec_table.cc.
 struct KvCodecInfo {
-  const char* id;         // flag value, JSON value, file stem
-  const char* summary;    // one line
-  const char* source;     // paper or project, with arXiv id where there is one
+  const char* id;       // flag value, JSON value, file stem
+  const char* summary;  // one line
+  const char* source;   // paper or project, with arXiv id where there is one
   bool for_keys;
   bool for_values;
-  bool exact;             // stores its input type without loss (f32 only relative to float)
-  bool uses_calibration;  // reads KvCodecParams::pair_classes
+  bool exact;               // stores its input type without loss (f32 only relative to float)
+  bool uses_calibration;    // reads KvCodecParams::pair_classes
   double nominal_bits_64;   // bits per element at head size 64, metadata included
   double nominal_bits_128;  // the same at head size 128
   // Fails with kUnsupported where the head size or role does not fit.

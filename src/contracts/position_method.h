@@ -30,8 +30,8 @@ struct RopeParams {
 
 // What a method publishes; the cache and the codecs know nothing else about positions.
 struct PhaseTable {
-  std::vector<uint64_t> step_P;    // turns * 2^64 per position, one entry per pair
-  float attention_factor = 1.0f;   // multiplies q and k after rotation (so scores by its square)
+  std::vector<uint64_t> step_P;   // turns * 2^64 per position, one entry per pair
+  float attention_factor = 1.0f;  // multiplies q and k after rotation (so scores by its square)
 };
 
 struct PositionMethodInfo {

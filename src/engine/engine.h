@@ -28,10 +28,10 @@ class KvCache;
 class Calibration;
 
 struct LoadOptions {
-  std::string path;                 // .gguf file or Hugging Face folder
-  int n_threads = 0;                // 0: DefaultThreadCount()
+  std::string path;   // .gguf file or Hugging Face folder
+  int n_threads = 0;  // 0: DefaultThreadCount()
   MatMulPrecision precision = MatMulPrecision::kInt8;
-  std::string calibration_path;     // empty: look beside the model, then in share/phasor
+  std::string calibration_path;  // empty: look beside the model, then in share/phasor
   bool use_calibration = true;
   // Called while weights are repacked: done and total in bytes. May be empty.
   std::function<void(int64_t, int64_t)> on_progress;
@@ -50,7 +50,7 @@ class LoadedModel {
   const Transformer& transformer() const { return *transformer_; }
   const Calibration* calibration() const { return calibration_.get(); }  // null: none found
   ThreadPool& pool() const { return *pool_; }
-  std::size_t weight_bytes() const;      // in memory, after repacking
+  std::size_t weight_bytes() const;  // in memory, after repacking
   std::size_t file_bytes() const { return file_bytes_; }
   int64_t n_params() const { return n_params_; }
   const std::string& weight_type() const { return weight_type_; }  // "Q4_1": most common type
@@ -68,25 +68,25 @@ class LoadedModel {
 };
 
 struct SessionOptions {
-  int64_t n_ctx = 0;               // 0: the model's trained context
-  std::string type_k = "polar";    // cache codec ids; "a,b,c" gives one per layer, the last repeats
+  int64_t n_ctx = 0;             // 0: the model's trained context
+  std::string type_k = "polar";  // cache codec ids; "a,b,c" gives one per layer, the last repeats
   std::string type_v = "q4_0h";
-  int n_sink = 4;                  // first tokens kept in 16 bit
-  int n_recent = 128;              // newest tokens kept in 16 bit (at least; up to 127 more)
-  int n_batch = 512;               // tokens per prefill chunk
+  int n_sink = 4;      // first tokens kept in 16 bit
+  int n_recent = 128;  // newest tokens kept in 16 bit (at least; up to 127 more)
+  int n_batch = 512;   // tokens per prefill chunk
 };
 
 struct CacheStats {
   int64_t n_tokens = 0;
-  std::size_t used_bytes = 0;       // pages and windows in use, metadata included
-  double bits_per_element = 0;      // used_bytes * 8 / (n_tokens * layers * kv_heads * (Dk + Dv))
-  double page_bits_per_element = 0; // of frozen pages alone
-  std::size_t f16_bytes = 0;        // the same tokens in 16 bit
+  std::size_t used_bytes = 0;        // pages and windows in use, metadata included
+  double bits_per_element = 0;       // used_bytes * 8 / (n_tokens * layers * kv_heads * (Dk + Dv))
+  double page_bits_per_element = 0;  // of frozen pages alone
+  std::size_t f16_bytes = 0;         // the same tokens in 16 bit
 };
 
 struct AppendOptions {
   std::function<void(int64_t done, int64_t total)> on_progress;  // after every chunk
-  const std::atomic<bool>* cancel = nullptr;   // checked before every chunk
+  const std::atomic<bool>* cancel = nullptr;                     // checked before every chunk
   // When set: called for every token of the input with its logits [vocab] (tokens[i]'s prediction
   // of tokens[i+1]). Otherwise only the last token's logits are computed.
   std::function<void(int64_t index, std::span<const float> logits)> on_logits;
@@ -96,15 +96,15 @@ enum class FinishReason { kEndOfText, kLength, kStopString, kContextFull, kCance
 const char* FinishReasonName(FinishReason reason);  // "stop", "length", ...
 
 struct GenerateOptions {
-  int64_t max_tokens = -1;             // -1: until end of text or context
+  int64_t max_tokens = -1;  // -1: until end of text or context
   SamplerOptions sampler;
-  std::vector<std::string> stop;       // stop strings; not part of the output
+  std::vector<std::string> stop;  // stop strings; not part of the output
   bool ignore_eos = false;
   const std::atomic<bool>* cancel = nullptr;
 };
 
 struct GenerateResult {
-  std::vector<int32_t> tokens;   // without the end token
+  std::vector<int32_t> tokens;  // without the end token
   std::string text;
   FinishReason reason = FinishReason::kLength;
 };

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <string>
 
+#include <hwy/targets.h>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -42,6 +44,19 @@ Result<CpuLevel> ParseLevel(std::string_view name) {
 // -1: not chosen yet.
 std::atomic<int> g_level{-1};
 
+// Keeps the Highway kernels (ops/vector_ops.cc) on the level the intrinsics kernels use.
+void StoreLevel(CpuLevel level) {
+  g_level.store(static_cast<int>(level), std::memory_order_relaxed);
+  int64_t targets = hwy::SupportedTargets();
+#if defined(__x86_64__)
+  int64_t above = 0;
+  if (level < CpuLevel::kAvx512) above |= HWY_AVX3 | HWY_AVX3_DL;
+  if (level < CpuLevel::kAvx2) above |= HWY_AVX2;
+  targets &= ~above;
+#endif
+  hwy::GetChosenTarget().Update(targets);
+}
+
 }  // namespace
 
 const char* CpuLevelName(CpuLevel level) { return kLevelNames[static_cast<int>(level)]; }
@@ -60,7 +75,7 @@ CpuLevel ActiveCpuLevel() {
       if (parsed.ok() && *parsed <= chosen) chosen = *parsed;
     }
     level = static_cast<int>(chosen);
-    g_level.store(level, std::memory_order_relaxed);
+    StoreLevel(chosen);
   }
   return static_cast<CpuLevel>(level);
 }
@@ -79,7 +94,7 @@ Status SetCpuLevel(CpuLevel level) {
                        CpuLevelName(DetectedCpuLevel()) + ", found a request for " +
                        CpuLevelName(level));
   }
-  g_level.store(static_cast<int>(level), std::memory_order_relaxed);
+  StoreLevel(level);
   return Status::Ok();
 }
 

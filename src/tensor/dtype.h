@@ -24,9 +24,9 @@ enum class DType : uint32_t {
 
 struct DTypeInfo {
   DType dtype;
-  const char* name;         // "Q4_1", as other tools print it
-  int64_t block_elements;   // elements per block along a row
-  int64_t block_bytes;      // bytes per block
+  const char* name;        // "Q4_1", as other tools print it
+  int64_t block_elements;  // elements per block along a row
+  int64_t block_bytes;     // bytes per block
 };
 
 // Null where phasor does not support the number.

@@ -1,0 +1,22 @@
+// The prefill half of attention.cc. Only for this folder.
+#pragma once
+
+#include <vector>
+
+#include "attention/attention.h"
+#include "base/aligned.h"
+
+namespace phasor {
+
+struct PrefillScratch {
+  struct PerThread {
+    AlignedBuffer<float> q, k_TD, k_DT, v_TD, scores, out, max, sum;
+    std::vector<KvSegment> segments;
+  };
+  std::vector<PerThread> threads;
+};
+
+void AttendPrefill(const AttentionShape& shape, const KvCache& cache, int layer, int n_new,
+                   float* q_THD, float* out_THD, PrefillScratch& scratch, ThreadPool& pool);
+
+}  // namespace phasor

@@ -1,0 +1,172 @@
+// Prefill attention: each page is decoded to float once per block of queries, then two small
+// matrix products and an online softmax per page (flash attention; Dao et al. 2022, 2205.14135).
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "attention/attention_internal.h"
+#include "ops/matmul.h"
+#include "ops/vector_ops.h"
+
+namespace phasor {
+namespace {
+
+// Rows (query tokens times query heads) per block: the score tile of 128 columns stays within L2
+// and one decoded page serves this many queries.
+constexpr int kTargetRows = 192;
+
+struct Block {
+  int head;         // KV head
+  int first_query;  // within the new tokens
+  int n_queries;
+};
+
+void Transpose(const float* x_TD, int n_tokens, int D, float* x_DT) {
+  constexpr int kTile = 16;
+  for (int d0 = 0; d0 < D; d0 += kTile) {
+    const int d1 = std::min(D, d0 + kTile);
+    for (int t = 0; t < n_tokens; ++t) {
+      for (int d = d0; d < d1; ++d) x_DT[d * kPageTokens + t] = x_TD[t * D + d];
+    }
+  }
+}
+
+class BlockRunner {
+ public:
+  BlockRunner(const AttentionShape& shape, const KvCache& cache, int layer, int n_new, float* q_THD,
+              float* out_THD)
+      : shape_(shape), cache_(cache), layer_(layer), n_new_(n_new), q_(q_THD), out_(out_THD) {}
+
+  void Run(const Block& block, PrefillScratch::PerThread& s) const {
+    const int D = shape_.head_dim, g = shape_.n_heads / shape_.n_kv_heads;
+    const int rows = block.n_queries * g;
+    Gather(block, s, rows);
+    cache_.Segments(layer_, block.head, n_new_, &s.segments);
+    const int64_t first_position = cache_.n_tokens() + block.first_query;
+    const int64_t last_position = first_position + block.n_queries - 1;
+    for (const KvSegment& segment : s.segments) {
+      if (segment.first_token > last_position) break;
+      if (shape_.sliding_window > 0 &&
+          segment.first_token + segment.n_tokens <= first_position - shape_.sliding_window + 1) {
+        continue;
+      }
+      RunSegment(segment, first_position, rows, g, s);
+    }
+    Finish(block, s, rows, D, g);
+  }
+
+ private:
+  // Copies the block's queries to [n_queries * g, D], rotated and scaled.
+  void Gather(const Block& block, PrefillScratch::PerThread& s, int rows) const {
+    const int D = shape_.head_dim, g = shape_.n_heads / shape_.n_kv_heads;
+    const std::size_t size = static_cast<std::size_t>(rows) * D;
+    s.q.Resize(size);
+    s.out.Resize(size);
+    s.max.Resize(rows);
+    s.sum.Resize(rows);
+    s.k_TD.Resize(static_cast<std::size_t>(kPageTokens) * D);
+    s.k_DT.Resize(static_cast<std::size_t>(kPageTokens) * D);
+    s.v_TD.Resize(static_cast<std::size_t>(kPageTokens) * D);
+    s.scores.Resize(static_cast<std::size_t>(rows) * kPageTokens);
+    std::fill_n(s.out.data(), size, 0.0f);
+    std::fill_n(s.max.data(), rows, -INFINITY);
+    std::fill_n(s.sum.data(), rows, 0.0f);
+    for (int t = 0; t < block.n_queries; ++t) {
+      const float* q = q_ + (static_cast<int64_t>(block.first_query + t) * shape_.n_heads +
+                             static_cast<int64_t>(block.head) * g) *
+                                D;
+      std::copy_n(q, static_cast<std::size_t>(g) * D,
+                  s.q.data() + static_cast<std::size_t>(t) * g * D);
+    }
+    const KvHeadCodecs& c = cache_.codecs(layer_, block.head);
+    if (c.key->HasRotation()) c.key->Rotate(s.q.data(), rows);
+    Scale(shape_.scale, static_cast<int64_t>(size), s.q.data());
+  }
+
+  void RunSegment(const KvSegment& segment, int64_t first_position, int rows, int g,
+                  PrefillScratch::PerThread& s) const {
+    const int D = shape_.head_dim, n = segment.n_tokens;
+    segment.key_codec->DecodePage(segment.key_page, n, s.k_TD.data());
+    Transpose(s.k_TD.data(), n, D, s.k_DT.data());
+    segment.value_codec->DecodePage(segment.value_page, n, s.v_TD.data());
+    // Rows of queries before this segment see none of it.
+    const int first_row =
+        static_cast<int>(std::max<int64_t>(0, segment.first_token - first_position)) * g;
+    const int active = rows - first_row;
+    float* scores = s.scores.data();
+    GemmF32(s.q.data() + static_cast<int64_t>(first_row) * D, D, s.k_DT.data(), kPageTokens, scores,
+            kPageTokens, active, n, D, false);
+    for (int r = 0; r < active; ++r) {
+      const int64_t position = first_position + (first_row + r) / g;
+      SoftmaxRow(segment, position, scores + static_cast<int64_t>(r) * kPageTokens, first_row + r,
+                 s);
+    }
+    GemmF32(scores, kPageTokens, s.v_TD.data(), D,
+            s.out.data() + static_cast<int64_t>(first_row) * D, D, active, D, n, true);
+  }
+
+  void SoftmaxRow(const KvSegment& segment, int64_t position, float* row, int r,
+                  PrefillScratch::PerThread& s) const {
+    const int n = segment.n_tokens, D = shape_.head_dim;
+    const int end = static_cast<int>(std::min<int64_t>(n, position - segment.first_token + 1));
+    int begin = 0;
+    if (shape_.sliding_window > 0) {
+      begin = static_cast<int>(
+          std::max<int64_t>(0, position - shape_.sliding_window + 1 - segment.first_token));
+    }
+    if (begin >= end) {
+      std::fill(row, row + n, 0.0f);
+      return;
+    }
+    std::fill(row, row + begin, 0.0f);
+    std::fill(row + end, row + n, 0.0f);
+    const float factor = OnlineSoftmax(row + begin, end - begin, &s.max[r], &s.sum[r]);
+    if (factor != 1.0f) Scale(factor, D, s.out.data() + static_cast<int64_t>(r) * D);
+  }
+
+  void Finish(const Block& block, PrefillScratch::PerThread& s, int rows, int D, int g) const {
+    for (int r = 0; r < rows; ++r) {
+      Scale(1.0f / s.sum[r], D, s.out.data() + static_cast<int64_t>(r) * D);
+    }
+    const KvHeadCodecs& c = cache_.codecs(layer_, block.head);
+    if (c.value->HasRotation()) c.value->Unrotate(s.out.data(), rows);
+    for (int t = 0; t < block.n_queries; ++t) {
+      float* out = out_ + (static_cast<int64_t>(block.first_query + t) * shape_.n_heads +
+                           static_cast<int64_t>(block.head) * g) *
+                              D;
+      std::copy_n(s.out.data() + static_cast<std::size_t>(t) * g * D,
+                  static_cast<std::size_t>(g) * D, out);
+    }
+  }
+
+  const AttentionShape& shape_;
+  const KvCache& cache_;
+  int layer_, n_new_;
+  const float* q_;
+  float* out_;
+};
+
+}  // namespace
+
+void AttendPrefill(const AttentionShape& shape, const KvCache& cache, int layer, int n_new,
+                   float* q_THD, float* out_THD, PrefillScratch& scratch, ThreadPool& pool) {
+  const int g = shape.n_heads / shape.n_kv_heads;
+  const int per_block = std::max(1, kTargetRows / g);
+  std::vector<Block> blocks;
+  // Late queries see most: starting with them lets the threads finish together.
+  for (int first = (n_new - 1) / per_block * per_block; first >= 0; first -= per_block) {
+    for (int h = 0; h < shape.n_kv_heads; ++h) {
+      blocks.push_back({h, first, std::min(per_block, n_new - first)});
+    }
+  }
+  scratch.threads.resize(pool.size());
+  const BlockRunner runner(shape, cache, layer, n_new, q_THD, out_THD);
+  std::atomic<std::size_t> next{0};
+  pool.Run([&](int thread) {
+    for (std::size_t i; (i = next.fetch_add(1)) < blocks.size();) {
+      runner.Run(blocks[i], scratch.threads[thread]);
+    }
+  });
+}
+
+}  // namespace phasor

@@ -1,0 +1,57 @@
+// Model weights by their GGUF names, whatever file they come from, checked and repacked for use.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "formats/gguf.h"
+#include "formats/hf_folder.h"
+#include "model/model_config.h"
+#include "ops/matmul.h"
+#include "phasor/status.h"
+
+namespace phasor {
+
+// Finds tensors in a GGUF file or a Hugging Face folder by GGUF name ("blk.3.attn_q.weight").
+// The file must outlive the source.
+class WeightSource {
+ public:
+  explicit WeightSource(const GgufFile* file) : gguf_(file) {}
+  explicit WeightSource(const HfFolder* folder) : hf_(folder) {}
+  const TensorView* Find(const std::string& gguf_name) const;
+  // The name the file itself uses, for messages.
+  std::string FileName(const std::string& gguf_name) const;
+  std::size_t total_bytes() const;
+
+ private:
+  const GgufFile* gguf_ = nullptr;
+  const HfFolder* hf_ = nullptr;
+};
+
+struct LayerWeights {
+  std::vector<float> attn_norm, ffn_norm;     // [d_model]
+  std::vector<float> q_bias, k_bias, v_bias;  // [heads * head_dim] or empty
+  std::vector<float> q_norm, k_norm;          // [head_dim] or empty
+  PackedMatrix q, k, v, o;                    // rows: heads * head_dim, ..., d_model
+  PackedMatrix gate, up, down;                // rows: d_ff, d_ff, d_model
+};
+
+struct ModelWeights {
+  TensorView embedding;            // [n_vocab, d_model], read row by row from the file
+  std::vector<float> output_norm;  // [d_model]
+  PackedMatrix output;             // [n_vocab, d_model]
+  std::vector<LayerWeights> layers;
+  std::size_t bytes = 0;  // in memory, after repacking (embedding not counted)
+};
+
+// kDataCorrupt names the first tensor that is missing, misshaped or holds NaN; kUnsupported one
+// whose type phasor cannot use. on_progress(done_bytes, total_bytes) may be empty.
+Result<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
+                                 MatMulPrecision precision, ThreadPool& pool,
+                                 const std::function<void(int64_t, int64_t)>& on_progress);
+
+// 16 hex digits that identify a model's query and key projections: what a calibration belongs to.
+std::string WeightFingerprint(const WeightSource& source, const ModelConfig& config);
+
+}  // namespace phasor

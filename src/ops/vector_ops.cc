@@ -1,0 +1,94 @@
+#include "ops/vector_ops.h"
+
+#include <algorithm>
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/vector_ops.cc"
+#include <hwy/foreach_target.h>  // must come before the kernels
+// clang-format off
+#include "ops/vector_ops_kernel-inl.h"
+// clang-format on
+
+#if HWY_ONCE
+namespace phasor {
+
+HWY_EXPORT(RmsNormKernel);
+HWY_EXPORT(SwiGluKernel);
+HWY_EXPORT(MaxKernel);
+HWY_EXPORT(ExpSumKernel);
+HWY_EXPORT(AxpyKernel);
+HWY_EXPORT(ScaleKernel);
+HWY_EXPORT(DotKernel);
+HWY_EXPORT(RopeHalfSplitKernel);
+
+void RmsNorm(const float* x, const float* weight, float eps, int64_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(RmsNormKernel)(x, weight, eps, n, y);
+}
+
+void SwiGlu(const float* gate, const float* up, int64_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(SwiGluKernel)(gate, up, n, y);
+}
+
+void Softmax(float* x, int64_t n) {
+  if (n <= 0) return;
+  float max = HWY_DYNAMIC_DISPATCH(MaxKernel)(x, n, x[0]);
+  float sum = HWY_DYNAMIC_DISPATCH(ExpSumKernel)(x, n, max);
+  Scale(1.0f / sum, n, x);
+}
+
+float OnlineSoftmax(float* x, int64_t n, float* max, float* sum) {
+  float new_max = HWY_DYNAMIC_DISPATCH(MaxKernel)(x, n, *max);
+  float factor = *max == new_max ? 1.0f : std::exp(*max - new_max);
+  *max = new_max;
+  *sum = *sum * factor + HWY_DYNAMIC_DISPATCH(ExpSumKernel)(x, n, new_max);
+  return factor;
+}
+
+void Axpy(float a, const float* x, int64_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(AxpyKernel)(a, x, n, y);
+}
+
+void Scale(float a, int64_t n, float* x) { HWY_DYNAMIC_DISPATCH(ScaleKernel)(a, n, x); }
+
+float Dot(const float* a, const float* b, int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(DotKernel)(a, b, n);
+}
+
+double LogSumExp(const float* x, int64_t n) {
+  if (n <= 0) return -INFINITY;
+  double max = *std::max_element(x, x + n), sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - max);
+  return max + std::log(sum);
+}
+
+void RopeAngles(const PhaseTable& table, int64_t position, float* cos_P, float* sin_P) {
+  const double factor = table.attention_factor;
+  for (std::size_t j = 0; j < table.step_P.size(); ++j) {
+    // The product wraps modulo one turn exactly; a signed reading keeps small angles small.
+    const auto turns64 = static_cast<int64_t>(table.step_P[j] * static_cast<uint64_t>(position));
+    const double angle = static_cast<double>(turns64) * (6.283185307179586476925 * 0x1.0p-64);
+    cos_P[j] = static_cast<float>(std::cos(angle) * factor);
+    sin_P[j] = static_cast<float>(std::sin(angle) * factor);
+  }
+}
+
+void ApplyRope(float* x_HD, int n_heads, int head_dim, int n_rot, RopePairing pairing,
+               const float* cos_P, const float* sin_P) {
+  const int n_pairs = n_rot / 2;
+  for (int h = 0; h < n_heads; ++h) {
+    float* x = x_HD + static_cast<int64_t>(h) * head_dim;
+    if (pairing == RopePairing::kHalfSplit) {
+      HWY_DYNAMIC_DISPATCH(RopeHalfSplitKernel)(x, n_pairs, cos_P, sin_P);
+      continue;
+    }
+    for (int j = 0; j < n_pairs; ++j) {
+      const float a = x[2 * j], b = x[2 * j + 1];
+      x[2 * j] = a * cos_P[j] - b * sin_P[j];
+      x[2 * j + 1] = a * sin_P[j] + b * cos_P[j];
+    }
+  }
+}
+
+}  // namespace phasor
+#endif  // HWY_ONCE

@@ -1,0 +1,140 @@
+// Highway bodies of vector_ops.h: compiled once per CPU target by vector_ops.cc, which includes
+// this file through hwy/foreach_target.h. Not to be included anywhere else.
+#if defined(PHASOR_OPS_VECTOR_OPS_KERNEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PHASOR_OPS_VECTOR_OPS_KERNEL_INL_H_
+#undef PHASOR_OPS_VECTOR_OPS_KERNEL_INL_H_
+#else
+#define PHASOR_OPS_VECTOR_OPS_KERNEL_INL_H_
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace phasor {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using F = hn::ScalableTag<float>;
+
+// Calls body(i, n) for whole vectors (n = lanes) and once for the tail (n < lanes).
+template <class Body>
+HWY_INLINE void ForEachVector(int64_t n, Body body) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(F()));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(i, lanes);
+  if (i < n) body(i, n - i);
+}
+
+HWY_INLINE hn::Vec<F> LoadSome(const float* p, int64_t n) {
+  const F f;
+  if (n == static_cast<int64_t>(hn::Lanes(f))) return hn::LoadU(f, p);
+  HWY_ALIGN float tmp[HWY_MAX_BYTES / sizeof(float)] = {};
+  for (int64_t i = 0; i < n; ++i) tmp[i] = p[i];
+  return hn::Load(f, tmp);
+}
+
+HWY_INLINE void StoreSome(hn::Vec<F> v, int64_t n, float* p) {
+  const F f;
+  if (n == static_cast<int64_t>(hn::Lanes(f))) {
+    hn::StoreU(v, f, p);
+    return;
+  }
+  HWY_ALIGN float tmp[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(v, f, tmp);
+  for (int64_t i = 0; i < n; ++i) p[i] = tmp[i];
+}
+
+void RmsNormKernel(const float* x, const float* weight, float eps, int64_t n, float* y) {
+  const F f;
+  auto sum = hn::Zero(f);
+  ForEachVector(n, [&](int64_t i, int64_t m) HWY_ATTR {
+    const auto v = LoadSome(x + i, m);
+    sum = hn::MulAdd(v, v, sum);
+  });
+  const float mean = hn::GetLane(hn::SumOfLanes(f, sum)) / static_cast<float>(n);
+  const auto scale = hn::Set(f, 1.0f / std::sqrt(mean + eps));
+  ForEachVector(n, [&](int64_t i, int64_t m) HWY_ATTR {
+    StoreSome(hn::Mul(hn::Mul(LoadSome(x + i, m), scale), LoadSome(weight + i, m)), m, y + i);
+  });
+}
+
+void SwiGluKernel(const float* gate, const float* up, int64_t n, float* y) {
+  const F f;
+  const auto one = hn::Set(f, 1.0f);
+  ForEachVector(n, [&](int64_t i, int64_t m) HWY_ATTR {
+    const auto g = LoadSome(gate + i, m);
+    const auto silu = hn::Div(g, hn::Add(one, hn::Exp(f, hn::Neg(g))));
+    StoreSome(hn::Mul(silu, LoadSome(up + i, m)), m, y + i);
+  });
+}
+
+float MaxKernel(const float* x, int64_t n, float start) {
+  const F f;
+  auto best = hn::Set(f, start);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) best = hn::Max(best, hn::LoadU(f, x + i));
+  float result = hn::GetLane(hn::MaxOfLanes(f, best));
+  for (; i < n; ++i) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+// x = exp(x - max) in place; returns the sum.
+float ExpSumKernel(float* x, int64_t n, float max) {
+  const F f;
+  const auto shift = hn::Set(f, max);
+  auto sum = hn::Zero(f);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto e = hn::Exp(f, hn::Sub(hn::LoadU(f, x + i), shift));
+    sum = hn::Add(sum, e);
+    hn::StoreU(e, f, x + i);
+  }
+  float total = hn::GetLane(hn::SumOfLanes(f, sum));
+  if (i < n) {
+    const auto e = hn::Exp(f, hn::Sub(LoadSome(x + i, n - i), shift));
+    StoreSome(e, n - i, x + i);
+    for (; i < n; ++i) total += x[i];
+  }
+  return total;
+}
+
+void AxpyKernel(float a, const float* x, int64_t n, float* y) {
+  const F f;
+  const auto va = hn::Set(f, a);
+  ForEachVector(n, [&](int64_t i, int64_t m) HWY_ATTR {
+    StoreSome(hn::MulAdd(va, LoadSome(x + i, m), LoadSome(y + i, m)), m, y + i);
+  });
+}
+
+void ScaleKernel(float a, int64_t n, float* x) {
+  const F f;
+  const auto va = hn::Set(f, a);
+  ForEachVector(n, [&](int64_t i, int64_t m)
+                       HWY_ATTR { StoreSome(hn::Mul(va, LoadSome(x + i, m)), m, x + i); });
+}
+
+float DotKernel(const float* a, const float* b, int64_t n) {
+  const F f;
+  auto sum = hn::Zero(f);
+  ForEachVector(n, [&](int64_t i, int64_t m)
+                       HWY_ATTR { sum = hn::MulAdd(LoadSome(a + i, m), LoadSome(b + i, m), sum); });
+  return hn::GetLane(hn::SumOfLanes(f, sum));
+}
+
+void RopeHalfSplitKernel(float* x, int n_pairs, const float* cos_P, const float* sin_P) {
+  ForEachVector(n_pairs, [&](int64_t j, int64_t m) HWY_ATTR {
+    const auto a = LoadSome(x + j, m), b = LoadSome(x + n_pairs + j, m);
+    const auto c = LoadSome(cos_P + j, m), s = LoadSome(sin_P + j, m);
+    StoreSome(hn::Sub(hn::Mul(a, c), hn::Mul(b, s)), m, x + j);
+    StoreSome(hn::MulAdd(a, s, hn::Mul(b, c)), m, x + n_pairs + j);
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace phasor
+HWY_AFTER_NAMESPACE();
+
+#endif  // PHASOR_OPS_VECTOR_OPS_KERNEL_INL_H_
