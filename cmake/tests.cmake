@@ -13,7 +13,8 @@ function(phasor_add_test_program name label)
                        PROPERTIES LABELS "${label}" TIMEOUT 600)
 endfunction()
 
-file(GLOB_RECURSE PHASOR_TEST_SOURCES CONFIGURE_DEPENDS src/*_test.cc tests/*_test.cc)
+file(GLOB_RECURSE PHASOR_TEST_SOURCES CONFIGURE_DEPENDS src/*_test.cc tests/*_test.cc
+     apps/*_test.cc)
 list(FILTER PHASOR_TEST_SOURCES EXCLUDE REGEX "/tests/install/")
 set(PHASOR_TEST_DIRS "")
 foreach(source ${PHASOR_TEST_SOURCES})
@@ -43,3 +44,29 @@ foreach(dir ${PHASOR_TEST_DIRS})
     phasor_add_test_program(${name}_slow_test slow ${slow})
   endif()
 endforeach()
+
+# The worked example of docs/adding_a_method.md: compiled and tested like the real thing.
+file(GLOB PHASOR_EXAMPLE_SOURCES CONFIGURE_DEPENDS docs/examples/*.cc)
+if(PHASOR_EXAMPLE_SOURCES)
+  phasor_add_test_program(docs_examples_test unit ${PHASOR_EXAMPLE_SOURCES})
+endif()
+
+# The checks of the house, as tests so that ctest counts them.
+find_program(PHASOR_PYTHON python3 REQUIRED)
+function(phasor_add_house_test name)
+  add_test(NAME house.${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  set_tests_properties(house.${name} PROPERTIES LABELS house TIMEOUT 600)
+endfunction()
+phasor_add_house_test(layers ${PHASOR_PYTHON} scripts/check_layers.py)
+phasor_add_house_test(sizes ${PHASOR_PYTHON} scripts/check_sizes.py)
+phasor_add_house_test(docs ${PHASOR_PYTHON} scripts/check_docs.py)
+phasor_add_house_test(format ${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_format.sh)
+phasor_add_house_test(checks_catch ${PHASOR_PYTHON} tests/scripts/house_checks_test.py)
+phasor_add_house_test(get_model ${CMAKE_CURRENT_SOURCE_DIR}/tests/scripts/get_model_test.sh)
+if(NOT PHASOR_SANITIZE)
+  phasor_add_house_test(install ${CMAKE_CURRENT_SOURCE_DIR}/tests/install/run.sh
+                        ${CMAKE_BINARY_DIR} ${PROJECT_VERSION})
+endif()
+phasor_add_house_test(fuzz ${CMAKE_CURRENT_SOURCE_DIR}/scripts/fuzz.sh 10)
+# The fuzzers have a build folder of their own and keep every core busy.
+set_tests_properties(house.fuzz PROPERTIES LABELS fuzz RUN_SERIAL ON)
