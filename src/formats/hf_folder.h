@@ -2,7 +2,10 @@
 //
 // safetensors: u64 little-endian header length, JSON header {name: {dtype, shape, data_offsets}},
 // then raw data. Shards are listed by model.safetensors.index.json. Offsets, overlaps, sizes and
-// the header length (at most 100 MB) are checked; dtypes F32, F16 and BF16 can be used.
+// the header length (at most 100 MB) are checked; dtypes F32, F16 and BF16 can be used. Tensors of
+// other dtypes, empty ones and those of more than four dimensions are listed with empty bytes and
+// gguf_type 0xffffffff where GGUF has no number for them. The format does not align tensors: read
+// their bytes with memcpy.
 #pragma once
 
 #include <memory>
@@ -47,6 +50,10 @@ class HfFolder {
   const TensorView* FindTensor(std::string_view name) const;
 
  private:
+  Status OpenAll(const std::string& folder);
+  Status AddFile(const std::string& name);
+  Status AddShards(const std::string& index_path);
+
   std::string path_, config_json_, generation_config_json_;
   std::size_t size_bytes_ = 0;
   std::vector<SafetensorsFile> files_;
