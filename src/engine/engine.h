@@ -1,9 +1,9 @@
 // The engine: a loaded model, and sessions that read and write text with their own KV cache.
 //
 //   auto model = LoadedModel::Load({.path = "model.gguf"});
-//   auto session = Session::Create(*model, {.n_ctx = 4096, .type_k = "polar", .type_v = "q4_0h"});
-//   session->Append(tokens, {});                 // prefill; logits() are those of the last token
-//   session->Generate(options, on_token);        // decode
+//   auto session = Session::Create(*model, {.n_ctx = 4096, .type_k = "polar", .type_v =
+//   "q4_head"}); session->Append(tokens, {});                 // prefill; logits() are those of the
+//   last token session->Generate(options, on_token);        // decode
 #pragma once
 
 #include <atomic>
@@ -18,14 +18,14 @@
 #include "formats/chat_template.h"
 #include "formats/tokenizer.h"
 #include "model/model_config.h"
+#include "model/transformer.h"
 #include "ops/matmul.h"
 #include "phasor/status.h"
 
 namespace phasor {
 
-class Transformer;
-class KvCache;
 class Calibration;
+struct ModelFile;
 
 struct LoadOptions {
   std::string path;   // .gguf file or Hugging Face folder
@@ -45,8 +45,11 @@ class LoadedModel {
   const std::string& path() const { return path_; }
   const ModelConfig& config() const;
   const Tokenizer& tokenizer() const { return *tokenizer_; }
-  // Null when the model file has no template.
+  // Null when the model has no template, or one outside the supported subset: chat_template_error()
+  // tells which.
   const ChatTemplate* chat_template() const { return chat_template_.get(); }
+  const Status& chat_template_error() const { return chat_template_error_; }
+  const ModelFile& file() const { return *file_; }
   const Transformer& transformer() const { return *transformer_; }
   const Calibration* calibration() const { return calibration_.get(); }  // null: none found
   ThreadPool& pool() const { return *pool_; }
@@ -60,6 +63,8 @@ class LoadedModel {
   std::string path_, weight_type_;
   std::size_t file_bytes_ = 0;
   int64_t n_params_ = 0;
+  Status chat_template_error_;
+  std::unique_ptr<ModelFile> file_;  // the embedding is read from it row by row
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> chat_template_;
@@ -70,7 +75,7 @@ class LoadedModel {
 struct SessionOptions {
   int64_t n_ctx = 0;             // 0: the model's trained context
   std::string type_k = "polar";  // cache codec ids; "a,b,c" gives one per layer, the last repeats
-  std::string type_v = "q4_0h";
+  std::string type_v = "q4_head";
   int n_sink = 4;      // first tokens kept in 16 bit
   int n_recent = 128;  // newest tokens kept in 16 bit (at least; up to 127 more)
   int n_batch = 512;   // tokens per prefill chunk
@@ -90,6 +95,10 @@ struct AppendOptions {
   // When set: called for every token of the input with its logits [vocab] (tokens[i]'s prediction
   // of tokens[i+1]). Otherwise only the last token's logits are computed.
   std::function<void(int64_t index, std::span<const float> logits)> on_logits;
+  // on_logits may then be called from several threads at once, for different indices.
+  bool concurrent_logits = false;
+  const AttentionObserver* observer = nullptr;  // sees every layer's queries, keys and values
+  int64_t first_index = 0;                      // set by Append: index of a chunk's first token
 };
 
 enum class FinishReason { kEndOfText, kLength, kStopString, kContextFull, kCancelled };

@@ -1,0 +1,117 @@
+#include "engine/session_codecs.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "model/calibration.h"
+#include "registry/kv_codec_table.h"
+
+namespace phasor {
+namespace {
+
+// The 16-bit (or float) rows that hold the first and newest tokens beside a codec.
+const char* WindowType(const std::string& type) {
+  if (type == "f32" || type == "bf16") return type == "f32" ? "f32" : "bf16";
+  return "f16";
+}
+
+KvCodecParams HeadParams(const ModelConfig& config, KvRole role, int layer, int head) {
+  KvCodecParams p;
+  p.head_dim = config.head_dim;
+  p.n_rot = config.rope.n_rot;
+  p.pairing = config.pairing;
+  p.role = role;
+  p.layer = layer;
+  p.kv_head = head;
+  return p;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
+                                            int n_layers) {
+  std::vector<std::string> list;
+  for (std::size_t begin = 0; begin <= types.size();) {
+    const std::size_t end = std::min(types.find(',', begin), types.size());
+    list.push_back(types.substr(begin, end - begin));
+    if (list.back().empty()) {
+      return InvalidArgument(flag + ": expected a cache type or a comma-separated list, found \"" +
+                             types + "\"");
+    }
+    begin = end + 1;
+  }
+  if (static_cast<int>(list.size()) > n_layers) {
+    return InvalidArgument(fmt::format("{}: expected at most {} types (one per layer), found {}",
+                                       flag, n_layers, list.size()));
+  }
+  while (static_cast<int>(list.size()) < n_layers) list.push_back(list.back());
+  return list;
+}
+
+Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
+                                                    const Calibration* calibration,
+                                                    const SessionOptions& options) {
+  if (options.n_sink < 0 || options.n_sink > kPageTokens) {
+    return InvalidArgument(
+        fmt::format("sink: expected 0 to {} tokens, found {}", kPageTokens, options.n_sink));
+  }
+  if (options.n_recent < 0 || options.n_recent > 1 << 20) {
+    return InvalidArgument(
+        fmt::format("recent: expected 0 to {} tokens, found {}", 1 << 20, options.n_recent));
+  }
+  PHASOR_ASSIGN_OR_RETURN(auto types_k,
+                          LayerTypes("cache-type-k", options.type_k, config.n_layers));
+  PHASOR_ASSIGN_OR_RETURN(auto types_v,
+                          LayerTypes("cache-type-v", options.type_v, config.n_layers));
+  std::vector<KvHeadCodecs> codecs;
+  for (int layer = 0; layer < config.n_layers; ++layer) {
+    for (int head = 0; head < config.n_kv_heads; ++head) {
+      KvHeadCodecs c;
+      KvCodecParams k = HeadParams(config, KvRole::kKey, layer, head);
+      KvCodecParams v = HeadParams(config, KvRole::kValue, layer, head);
+      if (calibration != nullptr && calibration->codec == types_k[layer]) {
+        k.pair_classes = calibration->PairClasses(layer, head);
+      }
+      PHASOR_ASSIGN_OR_RETURN(c.key, MakeKvCodec(types_k[layer], k));
+      PHASOR_ASSIGN_OR_RETURN(c.value, MakeKvCodec(types_v[layer], v));
+      PHASOR_ASSIGN_OR_RETURN(c.key_rows, MakeRowKvCodec(WindowType(types_k[layer]), k));
+      PHASOR_ASSIGN_OR_RETURN(c.value_rows, MakeRowKvCodec(WindowType(types_v[layer]), v));
+      codecs.push_back(std::move(c));
+    }
+  }
+  return codecs;
+}
+
+Result<std::size_t> EstimateCacheBytes(const ModelConfig& config, const Calibration* calibration,
+                                       const SessionOptions& options, int64_t n_tokens) {
+  PHASOR_ASSIGN_OR_RETURN(auto codecs, MakeSessionCodecs(config, calibration, options));
+  const int64_t after_sink = std::max<int64_t>(0, n_tokens - options.n_sink);
+  const int64_t frozen = std::max<int64_t>(0, (after_sink - options.n_recent) / kPageTokens);
+  const int64_t window = (after_sink - frozen * kPageTokens + kPageTokens - 1) / kPageTokens;
+  std::size_t bytes = 0;
+  for (const KvHeadCodecs& c : codecs) {
+    const std::size_t row_page = c.key_rows->PageBytes() + c.value_rows->PageBytes();
+    bytes += (c.key->PageBytes() + c.value->PageBytes()) * static_cast<std::size_t>(frozen);
+    bytes += row_page * static_cast<std::size_t>(window);
+    bytes += row_page * static_cast<std::size_t>(std::min<int64_t>(n_tokens, options.n_sink)) /
+             kPageTokens;
+  }
+  return bytes;
+}
+
+Status CheckCacheMemory(const ModelConfig& config, const Calibration* calibration,
+                        const SessionOptions& options, int64_t n_ctx) {
+  PHASOR_ASSIGN_OR_RETURN(std::size_t bytes,
+                          EstimateCacheBytes(config, calibration, options, n_ctx));
+  const auto physical = static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) *
+                        static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  if (bytes > physical) {
+    return ResourceExhausted(fmt::format(
+        "cache: a context of {} tokens needs {:.1f} GiB, this machine has {:.1f} GiB; lower -c or "
+        "choose smaller cache types with -ctk and -ctv",
+        n_ctx, static_cast<double>(bytes) / (1 << 30), static_cast<double>(physical) / (1 << 30)));
+  }
+  return Status::Ok();
+}
+
+}  // namespace phasor

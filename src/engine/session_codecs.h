@@ -1,0 +1,24 @@
+// From flags to codec objects: one key and one value codec per layer and KV head.
+#pragma once
+
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "engine/engine.h"
+
+namespace phasor {
+
+// "a,b,c" gives a for layer 0, b for layer 1, c for all that follow. kInvalidArgument for unknown
+// ids, empty entries, or more entries than layers.
+Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
+                                            int n_layers);
+
+Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
+                                                    const Calibration* calibration,
+                                                    const SessionOptions& options);
+
+// kResourceExhausted when a full context would not fit into the machine's memory.
+Status CheckCacheMemory(const ModelConfig& config, const Calibration* calibration,
+                        const SessionOptions& options, int64_t n_ctx);
+
+}  // namespace phasor
