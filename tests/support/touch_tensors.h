@@ -27,6 +27,13 @@ inline uint64_t TouchTensors(const std::vector<TensorView>& tensors) {
   return sum;
 }
 
+// Keeps the compiler from dropping the reads behind `value`.
+inline void KeepResult(uint64_t value) {
+  static volatile uint64_t sink;
+  sink = value;
+  (void)sink;
+}
+
 // Calls every getter with every key; returns how many calls gave a value.
 inline int TouchGetters(const GgufFile& file) {
   int n_values = 0;
