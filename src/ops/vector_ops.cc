@@ -17,6 +17,8 @@ HWY_EXPORT(RmsNormKernel);
 HWY_EXPORT(SwiGluKernel);
 HWY_EXPORT(MaxKernel);
 HWY_EXPORT(ExpSumKernel);
+HWY_EXPORT(ExpSumConstKernel);
+HWY_EXPORT(KlKernel);
 HWY_EXPORT(AxpyKernel);
 HWY_EXPORT(ScaleKernel);
 HWY_EXPORT(DotKernel);
@@ -55,11 +57,30 @@ float Dot(const float* a, const float* b, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(DotKernel)(a, b, n);
 }
 
-double LogSumExp(const float* x, int64_t n) {
+namespace {
+// Float sums over a whole vocabulary lose digits where a vector has one lane; pieces of this many
+// terms are added up in double.
+constexpr int64_t kSumPiece = 1024;
+}  // namespace
+
+float LogSumExp(const float* x, int64_t n) {
   if (n <= 0) return -INFINITY;
-  double max = *std::max_element(x, x + n), sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - max);
-  return max + std::log(sum);
+  const float max = HWY_DYNAMIC_DISPATCH(MaxKernel)(x, n, x[0]);
+  double sum = 0;
+  for (int64_t i = 0; i < n; i += kSumPiece) {
+    sum += HWY_DYNAMIC_DISPATCH(ExpSumConstKernel)(x + i, std::min(kSumPiece, n - i), max);
+  }
+  return static_cast<float>(max + std::log(sum));
+}
+
+float KlDivergence(const float* base, const float* test, int64_t n) {
+  const float lse_base = LogSumExp(base, n), lse_test = LogSumExp(test, n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; i += kSumPiece) {
+    sum += HWY_DYNAMIC_DISPATCH(KlKernel)(base + i, lse_base, test + i, lse_test,
+                                          std::min(kSumPiece, n - i));
+  }
+  return static_cast<float>(sum);
 }
 
 void RopeAngles(const PhaseTable& table, int64_t position, float* cos_P, float* sin_P) {

@@ -28,8 +28,11 @@ void Axpy(float a, const float* x, int64_t n, float* y);
 void Scale(float a, int64_t n, float* x);
 float Dot(const float* a, const float* b, int64_t n);
 
-// log(sum(exp(x))) in double, for log-probabilities.
-double LogSumExp(const float* x, int64_t n);
+// log(sum(exp(x))), for log-probabilities; relative error of the sum below 1e-5.
+float LogSumExp(const float* x, int64_t n);
+
+// KL(softmax(base) || softmax(test)) in nats; absolute error below 1e-6.
+float KlDivergence(const float* base, const float* test, int64_t n);
 
 // Cosines and sines of one position for every pair: angle = position * step_P (mod 1 turn).
 // cos_P and sin_P are multiplied by the table's attention factor. Error below 1e-7 at any position.

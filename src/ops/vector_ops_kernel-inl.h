@@ -101,6 +101,37 @@ float ExpSumKernel(float* x, int64_t n, float max) {
   return total;
 }
 
+// Sum of exp(x - max) without changing x.
+float ExpSumConstKernel(const float* x, int64_t n, float max) {
+  const F f;
+  const auto shift = hn::Set(f, max);
+  auto sum = hn::Zero(f);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    sum = hn::Add(sum, hn::Exp(f, hn::Sub(hn::LoadU(f, x + i), shift)));
+  }
+  float total = hn::GetLane(hn::SumOfLanes(f, sum));
+  for (; i < n; ++i) total += std::exp(x[i] - max);
+  return total;
+}
+
+// sum of exp(a - lse_a) * ((a - lse_a) - (b - lse_b)).
+float KlKernel(const float* a, float lse_a, const float* b, float lse_b, int64_t n) {
+  const F f;
+  const auto la = hn::Set(f, lse_a), lb = hn::Set(f, lse_b);
+  auto sum = hn::Zero(f);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto x = hn::Sub(hn::LoadU(f, a + i), la), y = hn::Sub(hn::LoadU(f, b + i), lb);
+    sum = hn::MulAdd(hn::Exp(f, x), hn::Sub(x, y), sum);
+  }
+  float total = hn::GetLane(hn::SumOfLanes(f, sum));
+  for (; i < n; ++i) total += std::exp(a[i] - lse_a) * ((a[i] - lse_a) - (b[i] - lse_b));
+  return total;
+}
+
 void AxpyKernel(float a, const float* x, int64_t n, float* y) {
   const F f;
   const auto va = hn::Set(f, a);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -83,6 +84,21 @@ TEST_P(VectorOps, DotAxpyAndScaleHandleOddTails) {
     Axpy(0.5f, a.data(), n, y.data());
     Scale(2.0f, n, y.data());
     for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(y[i], 2 * (b[i] + 0.5 * a[i]), 1e-5);
+  }
+}
+
+TEST_P(VectorOps, LogSumExpAndKlDivergenceEqualDoubleForms) {
+  for (int64_t n : {1, 5, 17, 1000, 49152}) {
+    auto a = Random(n, 4), b = a;
+    for (float& v : b) v += static_cast<float>(rng_.Normal() * 0.05 + 3);
+    auto p = reference::Softmax(a.data(), n), q = reference::Softmax(b.data(), n);
+    double kl = 0, sum = 0, max = *std::max_element(a.begin(), a.end());
+    for (int64_t i = 0; i < n; ++i) {
+      kl += p[i] * std::log(p[i] / q[i]);
+      sum += std::exp(a[i] - max);
+    }
+    EXPECT_NEAR(LogSumExp(a.data(), n), max + std::log(sum), 1e-5);
+    EXPECT_NEAR(KlDivergence(a.data(), b.data(), n), kl, 2e-6);
   }
 }
 
