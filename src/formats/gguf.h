@@ -28,10 +28,10 @@ namespace phasor {
 // One stored tensor: a view into the mapped file. dims[0] is the row length (innermost).
 struct TensorView {
   std::string name;
-  uint32_t gguf_type = 0;               // may be a number FindDTypeInfo does not know
+  uint32_t gguf_type = 0;  // may be a number FindDTypeInfo does not know
   std::array<int64_t, 4> dims{1, 1, 1, 1};
   int n_dims = 1;
-  std::span<const std::byte> bytes;     // empty when the type is unknown (size cannot be known)
+  std::span<const std::byte> bytes;  // empty when the type is unknown (size cannot be known)
 
   bool supported() const { return FindDTypeInfo(gguf_type) != nullptr; }
   DType dtype() const { return static_cast<DType>(gguf_type); }
@@ -41,17 +41,29 @@ struct TensorView {
 };
 
 enum class GgufType : uint32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7,
-  kString = 8, kArray = 9, kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 
 // A value, or an array of values of one type. Integers of every width are widened.
 struct GgufValue {
-  GgufType type = GgufType::kU32;          // for arrays: the element type
+  GgufType type = GgufType::kU32;  // for arrays: the element type
   bool is_array = false;
   // Scalars hold one element. Bools are integers 0/1.
   std::variant<std::vector<int64_t>, std::vector<uint64_t>, std::vector<double>,
-               std::vector<std::string>> data;
+               std::vector<std::string>>
+      data;
   std::size_t size() const;
 };
 

@@ -90,7 +90,7 @@ Status ReadValues(ByteReader* reader, const std::string& what, uint64_t count, G
   for (Kept& v : values) {
     Stored stored;
     PHASOR_RETURN_IF_ERROR(reader->Read(what, &stored));
-    v = static_cast<Kept>(stored);
+    v = static_cast<Kept>(stored);  // NOLINT(bugprone-signed-char-misuse): i8 keeps its sign
   }
   value->data = std::move(values);
   return Status::Ok();
