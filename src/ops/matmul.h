@@ -1,7 +1,8 @@
 // Matrix-vector and matrix-matrix products with stored weights: y_TN = x_TK * W_NK^T.
 //
 // Weights are repacked once at load into panels of 16 rows (PackedMatrix), so that a vector lane is
-// an output row and activations are broadcast: no horizontal sums, one layout for one token or many.
+// an output row and activations are broadcast: no horizontal sums, one layout for one token or
+// many.
 //
 // Two precisions:
 //   kInt8  activations are quantized to int8 per block of 32 (scale = max|x| / 127), products are
@@ -19,6 +20,7 @@
 #include "base/aligned.h"
 #include "base/thread_pool.h"
 #include "contracts/weight_codec.h"
+#include "ops/panel_layout.h"
 #include "phasor/status.h"
 
 namespace phasor {
@@ -28,7 +30,8 @@ enum class MatMulPrecision { kInt8, kF32 };
 inline constexpr int kPanelRows = 16;
 
 // A weight matrix [n_rows, n_cols] in panel layout. Rows are padded to a multiple of kPanelRows
-// with zero weights. Layout: docs/kernels.md and packed_matrix.cc.
+// with zero weights. Layout of integer panels: panel_layout.h; float panels are [n_cols][16 rows]
+// in the source type.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -43,10 +46,9 @@ class PackedMatrix {
 
   int64_t n_rows() const { return n_rows_; }
   int64_t n_cols() const { return n_cols_; }
-  bool is_integer() const { return code_bits_ != 0; }
-  int code_bits() const { return code_bits_; }
-  bool halves_differ() const { return halves_differ_; }
-  DType float_dtype() const { return float_dtype_; }  // of float panels: kF32, kF16 or kBF16
+  bool is_integer() const { return layout_.code_bits != 0; }
+  const PanelLayout& layout() const { return layout_; }  // of integer panels
+  DType float_dtype() const { return float_dtype_; }     // of float panels: kF32, kF16 or kBF16
   std::size_t size_bytes() const { return panels_.size(); }
   std::size_t panel_bytes() const { return panel_bytes_; }
   const std::byte* panel(int64_t index) const { return panels_.data() + index * panel_bytes_; }
@@ -54,8 +56,7 @@ class PackedMatrix {
 
  private:
   int64_t n_rows_ = 0, n_cols_ = 0;
-  int code_bits_ = 0;
-  bool halves_differ_ = false;
+  PanelLayout layout_;
   DType float_dtype_ = DType::kF32;
   std::size_t panel_bytes_ = 0;
   AlignedBuffer<std::byte> panels_;
@@ -75,10 +76,10 @@ class MatMulScratch {
 
 struct MatMulJob {
   const PackedMatrix* w = nullptr;
-  float* y = nullptr;            // [n_tokens, ldy]; every element of the first n_rows is written
-  int64_t ldy = 0;               // row stride of y in floats; 0: w->n_rows()
-  const float* bias = nullptr;   // [n_rows] or null
-  bool accumulate = false;       // y += instead of y = (residual connections)
+  float* y = nullptr;           // [n_tokens, ldy]; every element of the first n_rows is written
+  int64_t ldy = 0;              // row stride of y in floats; 0: w->n_rows()
+  const float* bias = nullptr;  // [n_rows] or null
+  bool accumulate = false;      // y += instead of y = (residual connections)
 };
 
 // Computes all jobs for the same input x_TK [n_tokens, ldx] (ldx 0: n_cols). Quantizes x once, then

@@ -1,0 +1,207 @@
+// The driver of matrix products: prepares activations, deals panels to threads, picks kernels.
+#include "ops/matmul.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "ops/matmul_kernels.h"
+#include "simd/cpu.h"
+
+namespace phasor {
+struct MatMulScratch::Impl {
+  AlignedBuffer<std::byte> x_int8, x_float;
+};
+
+MatMulScratch::MatMulScratch() : impl_(std::make_unique<Impl>()) {}
+MatMulScratch::~MatMulScratch() = default;
+
+namespace {
+
+// Weights per dealt piece: about a microsecond of memory traffic, well above the cost of taking it.
+constexpr int64_t kPieceBytes = 32 << 10;
+// Unpacked weights that stay in a core's L2 cache beside the activations of a group.
+constexpr int64_t kUnpackedBytes = 256 << 10;
+// Activations are prepared by all threads from this many floats on (about 10 microseconds of work).
+constexpr int64_t kParallelPrepare = 64 << 10;
+
+const MatMulKernels& ActiveKernels() {
+#if defined(__x86_64__)
+  switch (ActiveCpuLevel()) {
+    case CpuLevel::kAvx512:
+      return Avx512MatMulKernels();
+    case CpuLevel::kAvx2:
+      return Avx2MatMulKernels();
+    case CpuLevel::kScalar:
+      break;
+  }
+#endif
+  return ScalarMatMulKernels();
+}
+
+// Tokens in groups of nearly equal size.
+struct Groups {
+  int n_tokens, n_groups;
+  Groups(int tokens, int max_tokens)
+      : n_tokens(tokens), n_groups((tokens + max_tokens - 1) / max_tokens) {}
+  int begin(int g) const { return static_cast<int>(static_cast<int64_t>(g) * n_tokens / n_groups); }
+  int size(int g) const { return begin(g + 1) - begin(g); }
+};
+
+struct Call {
+  const MatMulKernels& kernels;
+  Groups groups;
+  int64_t n_cols;
+  const std::byte* x_int8;
+  const std::byte* x_float;
+};
+
+// Group g of float activations as [n_cols][nt].
+void TransposeGroup(const float* x_TK, int64_t ldx, int64_t n_cols, int nt, float* out) {
+  if (nt == 1) {
+    std::memcpy(out, x_TK, static_cast<std::size_t>(n_cols) * sizeof(float));
+    return;
+  }
+  for (int t = 0; t < nt; ++t) {
+    const float* x = x_TK + t * ldx;
+    for (int64_t k = 0; k < n_cols; ++k) out[k * nt + t] = x[k];
+  }
+}
+
+void RunFloatPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t end,
+                    PanelTask task) {
+  const PackedMatrix& w = *job.w;
+  task.n = call.n_cols;
+  for (int g = 0; g < call.groups.n_groups; ++g) {
+    const int first = call.groups.begin(g), nt = call.groups.size(g);
+    PanelKernel kernel = call.kernels.floats(w.float_dtype(), nt);
+    task.n_tokens = nt;
+    task.x = call.x_float + first * call.n_cols * static_cast<int64_t>(sizeof(float));
+    for (int64_t p = begin; p < end; ++p) {
+      task.w = w.panel(p);
+      task.y = job.y + first * task.ldy + p * kPanelRows;
+      task.bias = job.bias == nullptr ? nullptr : job.bias + p * kPanelRows;
+      task.n_rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.n_rows() - p * kPanelRows));
+      kernel(task);
+    }
+  }
+}
+
+// Panels [begin, end) of an integer matrix; `unpacked` is null where kernels read packed panels.
+void RunIntegerPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t end,
+                      PanelTask task, const std::byte* unpacked, int64_t unpacked_panel_bytes) {
+  const PackedMatrix& w = *job.w;
+  task.n = call.n_cols / kCodeBlock;
+  for (int g = 0; g < call.groups.n_groups; ++g) {
+    const int first = call.groups.begin(g), nt = call.groups.size(g);
+    PanelKernel kernel = unpacked != nullptr ? call.kernels.unpacked(w.layout().form, nt)
+                                             : call.kernels.packed(w.layout(), nt);
+    task.n_tokens = nt;
+    task.x = call.x_int8 + first * task.n * kActivationBytes;
+    for (int64_t p = begin; p < end; ++p) {
+      task.w = unpacked != nullptr ? unpacked + (p - begin) * unpacked_panel_bytes : w.panel(p);
+      task.y = job.y + first * task.ldy + p * kPanelRows;
+      task.bias = job.bias == nullptr ? nullptr : job.bias + p * kPanelRows;
+      task.n_rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.n_rows() - p * kPanelRows));
+      kernel(task);
+    }
+  }
+}
+
+void RunPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t end) {
+  const PackedMatrix& w = *job.w;
+  PanelTask task;
+  task.ldy = job.ldy == 0 ? w.n_rows() : job.ldy;
+  task.accumulate = job.accumulate;
+  const bool unpack = w.is_integer() && call.groups.n_tokens > call.kernels.max_fused_tokens &&
+                      call.kernels.unpack != nullptr;
+  // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
+  const int64_t n_blocks = call.n_cols / kCodeBlock;
+  const int64_t cached_bytes =
+      unpack ? n_blocks * w.layout().unpacked_block_bytes() : static_cast<int64_t>(w.panel_bytes());
+  const int64_t step = std::max<int64_t>(1, kUnpackedBytes / cached_bytes);
+  for (int64_t p = begin; p < end; p += step) {
+    const int64_t stop = std::min(end, p + step);
+    if (!w.is_integer()) {
+      RunFloatPanels(call, job, p, stop, task);
+    } else if (!unpack) {
+      RunIntegerPanels(call, job, p, stop, task, nullptr, 0);
+    } else {
+      thread_local AlignedBuffer<std::byte> buffer;
+      buffer.Resize(static_cast<std::size_t>((stop - p) * cached_bytes));
+      for (int64_t i = p; i < stop; ++i) {
+        call.kernels.unpack(w.layout(), w.panel(i), n_blocks,
+                            buffer.data() + (i - p) * cached_bytes);
+      }
+      RunIntegerPanels(call, job, p, stop, task, buffer.data(), cached_bytes);
+    }
+  }
+}
+
+// Fills the forms of x that the jobs need.
+void PrepareActivations(Call* call, const float* x_TK, int64_t ldx, bool any_integer,
+                        bool any_float, MatMulScratch::Impl* scratch, ThreadPool& pool) {
+  const Groups& groups = call->groups;
+  const int64_t n_blocks = call->n_cols / kCodeBlock;
+  if (any_integer) {
+    scratch->x_int8.Resize(static_cast<std::size_t>(groups.n_tokens * n_blocks * kActivationBytes));
+  }
+  if (any_float) {
+    scratch->x_float.Resize(static_cast<std::size_t>(groups.n_tokens * call->n_cols) *
+                            sizeof(float));
+  }
+  call->x_int8 = scratch->x_int8.data();
+  call->x_float = scratch->x_float.data();
+  auto prepare = [&](int64_t begin, int64_t end) {
+    for (int g = static_cast<int>(begin); g < end; ++g) {
+      const int first = groups.begin(g), nt = groups.size(g);
+      if (any_float) {
+        float* out = reinterpret_cast<float*>(scratch->x_float.data()) + first * call->n_cols;
+        TransposeGroup(x_TK + first * ldx, ldx, call->n_cols, nt, out);
+      }
+      if (!any_integer) continue;
+      std::byte* out = scratch->x_int8.data() + first * n_blocks * kActivationBytes;
+      for (int t = 0; t < nt; ++t) {
+        call->kernels.quantize(x_TK + (first + t) * ldx, n_blocks, t, nt, out);
+      }
+    }
+  };
+  if (groups.n_tokens * call->n_cols < kParallelPrepare) {
+    prepare(0, groups.n_groups);
+  } else {
+    pool.ParallelFor(groups.n_groups, 1, prepare);
+  }
+}
+
+}  // namespace
+
+void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int n_tokens,
+            MatMulScratch& scratch, ThreadPool& pool) {
+  if (jobs.empty() || n_tokens <= 0) return;
+  const MatMulKernels& kernels = ActiveKernels();
+  Call call{kernels, Groups(n_tokens, kernels.max_tokens), jobs[0].w->n_cols(), nullptr, nullptr};
+  int64_t n_panels = 0, size_bytes = 0;
+  bool any_integer = false, any_float = false;
+  for (const MatMulJob& job : jobs) {
+    PHASOR_CHECK(job.w->n_cols() == call.n_cols);
+    n_panels += job.w->n_panels();
+    size_bytes += static_cast<int64_t>(job.w->size_bytes());
+    (job.w->is_integer() ? any_integer : any_float) = true;
+  }
+  PrepareActivations(&call, x_TK, ldx == 0 ? call.n_cols : ldx, any_integer, any_float,
+                     scratch.impl(), pool);
+
+  const int64_t grain = std::max<int64_t>(1, kPieceBytes * n_panels / size_bytes);
+  pool.ParallelFor(n_panels, n_tokens == 1 ? grain : 1, [&](int64_t begin, int64_t end) {
+    for (const MatMulJob& job : jobs) {
+      const int64_t n = job.w->n_panels();
+      if (begin < n && end > 0) {
+        RunPanels(call, job, std::max<int64_t>(0, begin), std::min(n, end));
+      }
+      begin -= n;
+      end -= n;
+    }
+  });
+}
+
+}  // namespace phasor

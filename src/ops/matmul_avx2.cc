@@ -1,0 +1,369 @@
+// AVX2 kernels: the same panels in two halves of 8 rows.
+//
+// vpmaddubsw adds pairs of products in 16 bits with saturation, so sums of 16 bits run only as long
+// as the worst case fits: 2 * 127 * code_max per step is 3810 (4 bits, 8 steps), 7874 (5 bits, 4
+// steps), 16002 (6 bits, 2 steps). 8-bit codes are split into nibbles, 4 bits each.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "ops/matmul_kernels.h"
+#include "simd/target.h"
+
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+PHASOR_BEGIN_AVX2
+namespace phasor {
+namespace {
+
+constexpr int kMaxTokens = 4;
+constexpr int kHalfRows = 8;
+
+inline __m256i LoadVector(const std::byte* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline void StoreVector(std::byte* p, __m256i v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+}
+inline __m256 LoadHalves(const std::byte* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline __m256 LoadBytes(const std::byte* p) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline int32_t LoadInt(const std::byte* p) {
+  int32_t value;
+  std::memcpy(&value, p, sizeof(value));
+  return value;
+}
+inline __m256 BroadcastFloat(const std::byte* p) {
+  float value;
+  std::memcpy(&value, p, sizeof(value));
+  return _mm256_set1_ps(value);
+}
+
+// Code vectors of a block, one byte per code; 8-bit codes are used where they lie.
+template <int kBits>
+inline const std::byte* UnpackCodes(const std::byte* p, std::byte* buffer) {
+  if constexpr (kBits == 8) return p;
+  const __m256i nibble = _mm256_set1_epi8(15);
+  PHASOR_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    __m256i c[8];
+    PHASOR_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      __m256i pair = LoadVector(p + i * kCodeVectorBytes + 32 * h);
+      c[2 * i] = _mm256_and_si256(pair, nibble);
+      c[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi32(pair, 4), nibble);
+    }
+    if constexpr (kBits == 5) {
+      const __m256i fifth = _mm256_set1_epi8(16);
+      const __m256i plane = LoadVector(p + 4 * kCodeVectorBytes + 32 * h);
+      PHASOR_UNROLL
+      for (int v = 0; v < 8; ++v) {
+        // Bits that cross into a neighbouring byte fall outside the mask.
+        __m256i bits = v < 4 ? _mm256_slli_epi32(plane, v < 4 ? 4 - v : 0)
+                             : _mm256_srli_epi32(plane, v < 4 ? 0 : v - 4);
+        c[v] = _mm256_or_si256(c[v], _mm256_and_si256(bits, fifth));
+      }
+    }
+    if constexpr (kBits == 6) {
+      const __m256i upper = _mm256_set1_epi8(0x30);
+      PHASOR_UNROLL
+      for (int v = 0; v < 8; ++v) {
+        const __m256i plane = LoadVector(p + (4 + v / 4) * kCodeVectorBytes + 32 * h);
+        const int u = v % 4;
+        __m256i bits = u < 2 ? _mm256_slli_epi32(plane, u < 2 ? 4 - 2 * u : 0)
+                             : _mm256_srli_epi32(plane, u < 2 ? 0 : 2 * u - 4);
+        c[v] = _mm256_or_si256(c[v], _mm256_and_si256(bits, upper));
+      }
+    }
+    PHASOR_UNROLL
+    for (int v = 0; v < 8; ++v) StoreVector(buffer + v * kCodeVectorBytes + 32 * h, c[v]);
+  }
+  return buffer;
+}
+
+// Integer sums of eight rows over code vectors [kBegin, kEnd), added to sums.
+template <int kBits, int kBegin, int kEnd, int kTokens>
+inline void Dot(const std::byte* codes, const std::byte* x, __m256i (&sums)[kTokens]) {
+  constexpr int kRun = kBits == 6 ? 2 : kBits == 5 ? 4 : kEnd - kBegin;
+  const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
+  const __m256i nibble = _mm256_set1_epi8(15);
+  PHASOR_UNROLL
+  for (int run = kBegin; run < kEnd; run += kRun) {
+    __m256i low[kTokens], high[kTokens];
+    PHASOR_UNROLL
+    for (int t = 0; t < kTokens; ++t) low[t] = high[t] = _mm256_setzero_si256();
+    PHASOR_UNROLL
+    for (int v = run; v < run + kRun; ++v) {
+      __m256i c = LoadVector(codes + v * kCodeVectorBytes), upper = c;
+      if constexpr (kBits == 8) {
+        upper = _mm256_and_si256(_mm256_srli_epi32(c, 4), nibble);
+        c = _mm256_and_si256(c, nibble);
+      }
+      PHASOR_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        const __m256i activations = _mm256_set1_epi32(LoadInt(x + 32 * t + 4 * v));
+        low[t] = _mm256_add_epi16(low[t], _mm256_maddubs_epi16(c, activations));
+        if constexpr (kBits == 8) {
+          high[t] = _mm256_add_epi16(high[t], _mm256_maddubs_epi16(upper, activations));
+        }
+      }
+    }
+    PHASOR_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(low[t], ones));
+      if constexpr (kBits == 8) {
+        sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(high[t], sixteens));
+      }
+    }
+  }
+}
+
+struct Scales {
+  __m256 first, second;  // as in the unpacked form of panel_layout.h
+};
+
+template <int kBits, ScaleForm kForm>
+inline Scales LoadScales(const std::byte* block, const std::byte* super, int h) {
+  const std::byte* scales = block + PanelLayout{kBits, kForm}.code_bytes();
+  if constexpr (kForm == ScaleForm::kSymmetric) {
+    return {LoadHalves(scales + 16 * h), _mm256_setzero_ps()};
+  } else if constexpr (kForm == ScaleForm::kAffine) {
+    return {LoadHalves(scales + 16 * h), LoadHalves(scales + 32 + 16 * h)};
+  } else {
+    const __m256 scale = LoadHalves(super + 16 * h);
+    const __m256 second = kForm == ScaleForm::kSuperHalves
+                              ? scale
+                              : _mm256_sub_ps(_mm256_setzero_ps(), LoadHalves(super + 32 + 16 * h));
+    return {_mm256_mul_ps(scale, LoadBytes(scales + 8 * h)),
+            _mm256_mul_ps(second, LoadBytes(scales + 16 + 8 * h))};
+  }
+}
+
+// Products of one block and eight rows, added to y.
+template <int kBits, ScaleForm kForm, int kTokens>
+inline void AddBlock(const std::byte* codes, Scales scales, const std::byte* x,
+                     __m256 (&y)[kTokens]) {
+  constexpr bool kHalves = kForm == ScaleForm::kSuperHalves;
+  constexpr bool kHasOffset = PanelLayout{kBits, kForm}.is_affine();
+  constexpr int kZeroShift = 8 - kBits;
+  const std::byte* numbers = x + 32 * kTokens;
+  __m256i sums[kTokens], upper[kTokens];
+  PHASOR_UNROLL
+  for (int t = 0; t < kTokens; ++t) {
+    int32_t whole = LoadInt(numbers + 8 * kTokens + 4 * t) >> kZeroShift;
+    int32_t first = LoadInt(numbers + 12 * kTokens + 4 * t) >> kZeroShift;
+    sums[t] = _mm256_set1_epi32(kHasOffset ? 0 : kHalves ? first : whole);
+    upper[t] = _mm256_set1_epi32(whole - first);
+  }
+  if constexpr (kHalves) {
+    Dot<kBits, 0, 4>(codes, x, sums);
+    Dot<kBits, 4, 8>(codes, x, upper);
+  } else {
+    Dot<kBits, 0, 8>(codes, x, sums);
+  }
+  PHASOR_UNROLL
+  for (int t = 0; t < kTokens; ++t) {
+    const __m256 x_scale = BroadcastFloat(numbers + 4 * t);
+    y[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), _mm256_mul_ps(scales.first, x_scale), y[t]);
+    if constexpr (kHalves) {
+      y[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(upper[t]), _mm256_mul_ps(scales.second, x_scale),
+                             y[t]);
+    } else if constexpr (kHasOffset) {
+      y[t] = _mm256_fmadd_ps(scales.second, BroadcastFloat(numbers + 4 * kTokens + 4 * t), y[t]);
+    }
+  }
+}
+
+template <int kTokens>
+inline void WriteSums(const PanelTask& task, const __m256 (&sums)[2][kTokens]) {
+  for (int t = 0; t < kTokens; ++t) {
+    alignas(32) float values[2 * kHalfRows];
+    _mm256_store_ps(values, sums[0][t]);
+    _mm256_store_ps(values + kHalfRows, sums[1][t]);
+    float* y = task.y + t * task.ldy;
+    for (int r = 0; r < task.n_rows; ++r) {
+      float value = values[r] + (task.bias == nullptr ? 0.0f : task.bias[r]);
+      y[r] = task.accumulate ? y[r] + value : value;
+    }
+  }
+}
+
+template <int kTokens>
+inline void ClearSums(__m256 (&y)[2][kTokens]) {
+  PHASOR_UNROLL
+  for (int i = 0; i < 2 * kTokens; ++i) y[i % 2][i / 2] = _mm256_setzero_ps();
+}
+
+template <int kBits, ScaleForm kForm, int kTokens>
+void PackedKernel(const PanelTask& task) {
+  constexpr PanelLayout kLayout = {kBits, kForm};
+  alignas(32) std::byte buffer[8 * kCodeVectorBytes];
+  __m256 y[2][kTokens];
+  ClearSums(y);
+  const std::byte *w = task.w, *x = task.x, *super = nullptr;
+  for (int64_t b = 0; b < task.n; ++b) {
+    if (kLayout.is_super() && b % kBlocksPerSuper == 0) {
+      super = w;
+      w += kLayout.super_bytes();
+    }
+    const std::byte* codes = UnpackCodes<kBits>(w, buffer);
+    PHASOR_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      Scales scales = LoadScales<kBits, kForm>(w, super, h);
+      AddBlock<kBits, kForm>(codes + 32 * h, scales, x, y[h]);
+    }
+    w += kLayout.block_bytes();
+    x += kTokens * kActivationBytes;
+  }
+  WriteSums(task, y);
+}
+
+template <DType kType>
+inline __m256 LoadWeights(const std::byte* p) {
+  if constexpr (kType == DType::kF32) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+  } else if constexpr (kType == DType::kF16) {
+    return LoadHalves(p);
+  } else {
+    __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+  }
+}
+
+// One column of 16 weights times its activation of every token.
+template <DType kType, int kTokens>
+inline void AddColumn(const std::byte* w, const std::byte* x, __m256 (&sums)[2][kTokens]) {
+  PHASOR_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const __m256 weights = LoadWeights<kType>(w + h * (kType == DType::kF32 ? 32 : 16));
+    PHASOR_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      sums[h][t] = _mm256_fmadd_ps(weights, BroadcastFloat(x + 4 * t), sums[h][t]);
+    }
+  }
+}
+
+template <DType kType, int kTokens>
+void FloatKernel(const PanelTask& task) {
+  // Few tokens need several sums each, or the latency of a multiply-add would set the pace.
+  constexpr int kChains = kTokens == 1 ? 4 : kTokens == 2 ? 2 : 1;
+  constexpr int kBytes = kType == DType::kF32 ? 4 : 2;
+  __m256 chains[kChains][2][kTokens];
+  PHASOR_UNROLL
+  for (int i = 0; i < kChains; ++i) ClearSums(chains[i]);
+  const std::byte *w = task.w, *x = task.x;
+  int64_t k = 0;
+  for (; k + kChains <= task.n; k += kChains) {
+    PHASOR_UNROLL
+    for (int i = 0; i < kChains; ++i)
+      AddColumn<kType>(w + 16 * kBytes * i, x + 4 * kTokens * i, chains[i]);
+    w += 16 * kBytes * kChains;
+    x += 4 * kTokens * kChains;
+  }
+  for (; k < task.n; ++k, w += 16 * kBytes, x += 4 * kTokens) AddColumn<kType>(w, x, chains[0]);
+  PHASOR_UNROLL
+  for (int i = 1; i < kChains; ++i) {
+    for (int t = 0; t < kTokens; ++t) {
+      chains[0][0][t] = _mm256_add_ps(chains[0][0][t], chains[i][0][t]);
+      chains[0][1][t] = _mm256_add_ps(chains[0][1][t], chains[i][1][t]);
+    }
+  }
+  WriteSums(task, chains[0]);
+}
+
+inline uint32_t LargestOf(__m256i v) {
+  alignas(32) uint32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), v);
+  uint32_t largest = 0;
+  for (uint32_t lane : lanes) largest = lane > largest ? lane : largest;
+  return largest;
+}
+
+void Quantize(const float* x, int64_t n_blocks, int t, int nt, std::byte* group) {
+  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
+  for (int64_t b = 0; b < n_blocks; ++b, x += 32, group += nt * kActivationBytes) {
+    // Bit patterns of magnitudes order like the numbers, with infinity and NaN above all of them.
+    __m256i magnitudes = _mm256_setzero_si256();
+    for (int i = 0; i < 4; ++i) {
+      __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(x + 8 * i));
+      magnitudes = _mm256_max_epu32(magnitudes, _mm256_and_si256(bits, no_sign));
+    }
+    const uint32_t largest = LargestOf(magnitudes);
+    float max, scale = 0;
+    std::memcpy(&max, &largest, sizeof(max));
+    int8_t codes[32] = {};
+    int32_t halves[2] = {};
+    if (largest >= 0x7f800000u) {
+      scale = __builtin_nanf("");
+    } else if (max >= kTinyActivation) {
+      scale = max / 127.0f;
+      const __m256 inverse = _mm256_set1_ps(127.0f / max);
+      alignas(32) int32_t wide[32];
+      for (int i = 0; i < 4; ++i) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(wide + 8 * i),
+                           _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse)));
+      }
+      for (int i = 0; i < 32; ++i) {
+        codes[i] = static_cast<int8_t>(wide[i]);
+        halves[i / 16] += wide[i];
+      }
+    }
+    const int32_t sum = halves[0] + halves[1];
+    const float scale_sum = scale * static_cast<float>(sum);
+    const int32_t negative[2] = {-128 * sum, -128 * halves[0]};
+    std::memcpy(group + 32 * t, codes, 32);
+    std::memcpy(group + 32 * nt + 4 * t, &scale, 4);
+    std::memcpy(group + 36 * nt + 4 * t, &scale_sum, 4);
+    std::memcpy(group + 40 * nt + 4 * t, &negative[0], 4);
+    std::memcpy(group + 44 * nt + 4 * t, &negative[1], 4);
+  }
+}
+
+// Tables of kernels by number of tokens.
+template <int kBits, ScaleForm kForm>
+constexpr PanelKernel kPackedTable[kMaxTokens] = {
+    PackedKernel<kBits, kForm, 1>, PackedKernel<kBits, kForm, 2>, PackedKernel<kBits, kForm, 3>,
+    PackedKernel<kBits, kForm, 4>};
+
+template <DType kType>
+constexpr PanelKernel kFloatTable[kMaxTokens] = {FloatKernel<kType, 1>, FloatKernel<kType, 2>,
+                                                 FloatKernel<kType, 3>, FloatKernel<kType, 4>};
+
+}  // namespace
+}  // namespace phasor
+PHASOR_END_TARGET
+
+namespace phasor {
+namespace {
+
+PanelKernel FindPacked(PanelLayout layout, int n_tokens) {
+  return VisitLayout(layout, [&]<int kBits, ScaleForm kForm>() {
+    return kPackedTable<kBits, kForm>[n_tokens - 1];
+  });
+}
+
+PanelKernel FindFloat(DType dtype, int n_tokens) {
+  if (dtype == DType::kF32) return kFloatTable<DType::kF32>[n_tokens - 1];
+  if (dtype == DType::kF16) return kFloatTable<DType::kF16>[n_tokens - 1];
+  return kFloatTable<DType::kBF16>[n_tokens - 1];
+}
+
+}  // namespace
+
+const MatMulKernels& Avx2MatMulKernels() {
+  static constexpr MatMulKernels kKernels = {kMaxTokens, kMaxTokens, FindPacked, nullptr,
+                                             FindFloat,  nullptr,    Quantize};
+  return kKernels;
+}
+
+}  // namespace phasor
+#endif  // __x86_64__

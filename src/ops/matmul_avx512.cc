@@ -1,0 +1,412 @@
+// AVX-512 VNNI kernels: a lane is a row, so there are no horizontal sums.
+//
+// Cost per block of 32 columns, 16 rows and one token: 8 vpdpbusd with a broadcast activation from
+// cache, one conversion, one or two multiply-adds. With 16 tokens 8 registers hold the codes and 16
+// the sums, and the code vectors are loaded once for all of them.
+#if defined(__x86_64__)
+#if !defined(__clang__)
+// GCC 12 takes the undefined operand inside its own intrinsics for an error of ours (GCC bug
+// 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "ops/matmul_kernels.h"
+#include "simd/target.h"
+
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+PHASOR_BEGIN_AVX512
+namespace phasor {
+namespace {
+
+constexpr int kMaxFusedTokens = 4;
+constexpr int kMaxTokens = 16;
+
+inline __m512i LoadVector(const std::byte* p) { return _mm512_loadu_si512(p); }
+
+inline __m512 LoadHalves(const std::byte* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+inline __m512 LoadBytes(const std::byte* p) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+inline __m512i BroadcastInt(const std::byte* p) {
+  int32_t value;
+  std::memcpy(&value, p, sizeof(value));
+  return _mm512_set1_epi32(value);
+}
+
+inline __m512 BroadcastFloat(const std::byte* p) {
+  float value;
+  std::memcpy(&value, p, sizeof(value));
+  return _mm512_set1_ps(value);
+}
+
+// a | (b & mask)
+inline __m512i OrMasked(__m512i a, __m512i b, __m512i mask) {
+  return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
+}
+
+template <int kBits>
+inline void LoadCodes(const std::byte* p, __m512i (&c)[8]) {
+  if constexpr (kBits == 8) {
+    PHASOR_UNROLL
+    for (int v = 0; v < 8; ++v) c[v] = LoadVector(p + v * kCodeVectorBytes);
+    return;
+  }
+  const __m512i nibble = _mm512_set1_epi8(15);
+  PHASOR_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    __m512i pair = LoadVector(p + i * kCodeVectorBytes);
+    c[2 * i] = _mm512_and_si512(pair, nibble);
+    c[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi32(pair, 4), nibble);
+  }
+  if constexpr (kBits == 5) {
+    const __m512i fifth = _mm512_set1_epi8(16);
+    const __m512i plane = LoadVector(p + 4 * kCodeVectorBytes);
+    PHASOR_UNROLL
+    for (int v = 0; v < 8; ++v) {
+      // Bits that cross into a neighbouring byte fall outside the mask.
+      __m512i bits = v < 4 ? _mm512_slli_epi32(plane, v < 4 ? 4 - v : 0)
+                           : _mm512_srli_epi32(plane, v < 4 ? 0 : v - 4);
+      c[v] = OrMasked(c[v], bits, fifth);
+    }
+  }
+  if constexpr (kBits == 6) {
+    const __m512i upper = _mm512_set1_epi8(0x30);
+    PHASOR_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const __m512i plane = LoadVector(p + (4 + i) * kCodeVectorBytes);
+      c[4 * i] = OrMasked(c[4 * i], _mm512_slli_epi32(plane, 4), upper);
+      c[4 * i + 1] = OrMasked(c[4 * i + 1], _mm512_slli_epi32(plane, 2), upper);
+      c[4 * i + 2] = OrMasked(c[4 * i + 2], plane, upper);
+      c[4 * i + 3] = OrMasked(c[4 * i + 3], _mm512_srli_epi32(plane, 2), upper);
+    }
+  }
+}
+
+// Scale of a block, and where the form has one its offset or the scale of its second half.
+template <int kBits, ScaleForm kForm>
+inline void LoadScales(const std::byte* block, __m512 super_scale, __m512 super_offset,
+                       __m512* scale, __m512* second) {
+  const std::byte* scales = block + PanelLayout{kBits, kForm}.code_bytes();
+  if constexpr (kForm == ScaleForm::kSymmetric) {
+    *scale = LoadHalves(scales);
+  } else if constexpr (kForm == ScaleForm::kAffine) {
+    *scale = LoadHalves(scales);
+    *second = LoadHalves(scales + 32);
+  } else {
+    *scale = _mm512_mul_ps(super_scale, LoadBytes(scales));
+    *second = _mm512_mul_ps(super_offset, LoadBytes(scales + 16));
+  }
+}
+
+// Factors of the next eight blocks; for kSuperHalves the second is the same as the first.
+template <ScaleForm kForm>
+inline void LoadSuper(const std::byte* header, __m512* super_scale, __m512* super_offset) {
+  *super_scale = LoadHalves(header);
+  *super_offset = kForm == ScaleForm::kSuperAffine
+                      ? _mm512_sub_ps(_mm512_setzero_ps(), LoadHalves(header + 32))
+                      : *super_scale;
+}
+
+// acc + products of code vectors [kBegin, kEnd) with 4 activations each.
+template <int kBegin, int kEnd>
+inline __m512i Dot(__m512i acc, const __m512i (&c)[8], const std::byte* x) {
+  PHASOR_UNROLL
+  for (int v = kBegin; v < kEnd; ++v) {
+    acc = _mm512_dpbusd_epi32(acc, c[v], BroadcastInt(x + 4 * v));
+  }
+  return acc;
+}
+
+// Adds one block's products to the sums of every token. `kZeroShift` takes the prepared sums from
+// zero code 128 to that of the codes.
+template <ScaleForm kForm, int kZeroShift, int kTokens>
+inline void AddBlock(const __m512i (&c)[8], __m512 scale, __m512 second, const std::byte* x,
+                     __m512 (&y)[kTokens]) {
+  PHASOR_UNROLL
+  for (int t = 0; t < kTokens; ++t) {
+    const std::byte* codes = x + 32 * t;
+    const std::byte* numbers = x + 32 * kTokens + 4 * t;
+    const __m512 x_scale = BroadcastFloat(numbers);
+    if constexpr (kForm == ScaleForm::kSuperHalves) {
+      __m512i whole = _mm512_srai_epi32(BroadcastInt(numbers + 8 * kTokens), kZeroShift);
+      __m512i first = _mm512_srai_epi32(BroadcastInt(numbers + 12 * kTokens), kZeroShift);
+      __m512i low = Dot<0, 4>(first, c, codes);
+      __m512i high = Dot<4, 8>(_mm512_sub_epi32(whole, first), c, codes);
+      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(scale, x_scale), y[t]);
+      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(second, x_scale), y[t]);
+    } else if constexpr (kForm == ScaleForm::kSymmetric) {
+      __m512i acc = BroadcastInt(numbers + 8 * kTokens);
+      if constexpr (kZeroShift != 0) acc = _mm512_srai_epi32(acc, kZeroShift);
+      acc = Dot<0, 8>(acc, c, codes);
+      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_mul_ps(scale, x_scale), y[t]);
+    } else {
+      __m512i acc = Dot<0, 8>(_mm512_setzero_si512(), c, codes);
+      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_mul_ps(scale, x_scale), y[t]);
+      y[t] = _mm512_fmadd_ps(second, BroadcastFloat(numbers + 4 * kTokens), y[t]);
+    }
+  }
+}
+
+template <int kTokens>
+inline void WriteSums(const PanelTask& task, const __m512 (&sums)[kTokens]) {
+  const __mmask16 rows = static_cast<__mmask16>((1u << task.n_rows) - 1);
+  const __m512 bias =
+      task.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, task.bias);
+  PHASOR_UNROLL
+  for (int t = 0; t < kTokens; ++t) {
+    float* y = task.y + t * task.ldy;
+    __m512 value = _mm512_add_ps(sums[t], bias);
+    if (task.accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), value);
+    _mm512_mask_storeu_ps(y, rows, value);
+  }
+}
+
+template <int kBits, ScaleForm kForm, int kTokens>
+void PackedKernel(const PanelTask& task) {
+  constexpr PanelLayout kLayout = {kBits, kForm};
+  constexpr int kZeroShift = 8 - kBits;
+  __m512 y[kTokens];
+  PHASOR_UNROLL
+  for (int t = 0; t < kTokens; ++t) y[t] = _mm512_setzero_ps();
+  __m512 super_scale = _mm512_setzero_ps(), super_offset = super_scale;
+  const std::byte *w = task.w, *x = task.x;
+  for (int64_t b = 0; b < task.n; ++b) {
+    if constexpr (kLayout.is_super()) {
+      if (b % kBlocksPerSuper == 0) {
+        LoadSuper<kForm>(w, &super_scale, &super_offset);
+        w += kLayout.super_bytes();
+      }
+    }
+    __m512i c[8];
+    __m512 scale, second = _mm512_setzero_ps();
+    LoadCodes<kBits>(w, c);
+    LoadScales<kBits, kForm>(w, super_scale, super_offset, &scale, &second);
+    AddBlock<kForm, kZeroShift>(c, scale, second, x, y);
+    w += kLayout.block_bytes();
+    x += kTokens * kActivationBytes;
+  }
+  WriteSums(task, y);
+}
+
+// kForm: kSymmetric, kAffine (also for kSuperAffine) or kSuperHalves.
+template <ScaleForm kForm, int kTokens>
+void UnpackedKernel(const PanelTask& task) {
+  constexpr int kBlockBytes = PanelLayout{8, kForm}.unpacked_block_bytes();
+  __m512 y[kTokens];
+  PHASOR_UNROLL
+  for (int t = 0; t < kTokens; ++t) y[t] = _mm512_setzero_ps();
+  const std::byte *w = task.w, *x = task.x;
+  for (int64_t b = 0; b < task.n; ++b) {
+    __m512i c[8];
+    LoadCodes<8>(w, c);
+    __m512 scale = _mm512_load_ps(w + 8 * kCodeVectorBytes), second = scale;
+    if constexpr (kForm != ScaleForm::kSymmetric) {
+      second = _mm512_load_ps(w + 9 * kCodeVectorBytes);
+    }
+    AddBlock<kForm, 0>(c, scale, second, x, y);
+    w += kBlockBytes;
+    x += kTokens * kActivationBytes;
+  }
+  WriteSums(task, y);
+}
+
+template <int kBits, ScaleForm kForm>
+void UnpackPanel(const std::byte* w, int64_t n_blocks, std::byte* out) {
+  constexpr PanelLayout kLayout = {kBits, kForm};
+  __m512 super_scale = _mm512_setzero_ps(), super_offset = super_scale;
+  const __m512i shift = _mm512_set1_epi8(static_cast<char>(kUnpackedZero - kLayout.zero_code()));
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    if constexpr (kLayout.is_super()) {
+      if (b % kBlocksPerSuper == 0) {
+        LoadSuper<kForm>(w, &super_scale, &super_offset);
+        w += kLayout.super_bytes();
+      }
+    }
+    __m512i c[8];
+    __m512 scale, second;
+    LoadCodes<kBits>(w, c);
+    LoadScales<kBits, kForm>(w, super_scale, super_offset, &scale, &second);
+    PHASOR_UNROLL
+    for (int v = 0; v < 8; ++v) {
+      if constexpr (!kLayout.is_affine()) c[v] = _mm512_add_epi8(c[v], shift);
+      _mm512_store_si512(out + v * kCodeVectorBytes, c[v]);
+    }
+    _mm512_store_ps(out + 8 * kCodeVectorBytes, scale);
+    if constexpr (kForm != ScaleForm::kSymmetric) {
+      _mm512_store_ps(out + 9 * kCodeVectorBytes, second);
+    }
+    w += kLayout.block_bytes();
+    out += kLayout.unpacked_block_bytes();
+  }
+}
+
+template <DType kType>
+inline __m512 LoadWeights(const std::byte* p) {
+  if constexpr (kType == DType::kF32) {
+    return _mm512_loadu_ps(p);
+  } else if constexpr (kType == DType::kF16) {
+    return LoadHalves(p);
+  } else {
+    __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+}
+
+// Few tokens need several sums each, or the latency of a multiply-add would set the pace.
+constexpr int ChainsPerToken(int n_tokens) { return n_tokens == 1 ? 8 : n_tokens <= 4 ? 2 : 1; }
+
+template <DType kType, int kTokens>
+void FloatKernel(const PanelTask& task) {
+  constexpr int kChains = ChainsPerToken(kTokens);
+  constexpr int kStride = kType == DType::kF32 ? 64 : 32;
+  __m512 y[kTokens], chains[kChains][kTokens];
+  PHASOR_UNROLL
+  for (int i = 0; i < kChains * kTokens; ++i) {
+    chains[i / kTokens][i % kTokens] = _mm512_setzero_ps();
+  }
+  const std::byte *w = task.w, *x = task.x;
+  int64_t k = 0;
+  for (; k + kChains <= task.n; k += kChains) {
+    PHASOR_UNROLL
+    for (int i = 0; i < kChains; ++i) {
+      const __m512 weights = LoadWeights<kType>(w + i * kStride);
+      PHASOR_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        chains[i][t] =
+            _mm512_fmadd_ps(weights, BroadcastFloat(x + 4 * (i * kTokens + t)), chains[i][t]);
+      }
+    }
+    w += kChains * kStride;
+    x += 4 * kChains * kTokens;
+  }
+  for (; k < task.n; ++k, w += kStride, x += 4 * kTokens) {
+    const __m512 weights = LoadWeights<kType>(w);
+    PHASOR_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      chains[0][t] = _mm512_fmadd_ps(weights, BroadcastFloat(x + 4 * t), chains[0][t]);
+    }
+  }
+  PHASOR_UNROLL
+  for (int t = 0; t < kTokens; ++t) {
+    y[t] = chains[0][t];
+    PHASOR_UNROLL
+    for (int i = 1; i < kChains; ++i) y[t] = _mm512_add_ps(y[t], chains[i][t]);
+  }
+  WriteSums(task, y);
+}
+
+void Quantize(const float* x, int64_t n_blocks, int t, int nt, std::byte* group) {
+  const __m512i no_sign = _mm512_set1_epi32(0x7fffffff);
+  for (int64_t b = 0; b < n_blocks; ++b, x += 32, group += nt * kActivationBytes) {
+    const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+    // Bit patterns of magnitudes order like the numbers, with infinity and NaN above all of them.
+    const __m512i magnitudes =
+        _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(low), no_sign),
+                         _mm512_and_si512(_mm512_castps_si512(high), no_sign));
+    const uint32_t largest = _mm512_reduce_max_epu32(magnitudes);
+    float max, scale = 0, inverse = 0;
+    std::memcpy(&max, &largest, sizeof(max));
+    __m512i codes_low = _mm512_setzero_si512(), codes_high = codes_low;
+    if (largest >= 0x7f800000u) {
+      scale = __builtin_nanf("");
+    } else if (max >= kTinyActivation) {
+      scale = max / 127.0f;
+      inverse = 127.0f / max;
+      codes_low = _mm512_cvtps_epi32(_mm512_mul_ps(low, _mm512_set1_ps(inverse)));
+      codes_high = _mm512_cvtps_epi32(_mm512_mul_ps(high, _mm512_set1_ps(inverse)));
+    }
+    const int32_t first = _mm512_reduce_add_epi32(codes_low);
+    const int32_t sum = first + _mm512_reduce_add_epi32(codes_high);
+    const float scale_sum = scale * static_cast<float>(sum);
+    const int32_t negative[2] = {-128 * sum, -128 * first};
+    __m128i* out = reinterpret_cast<__m128i*>(group + 32 * t);
+    _mm_storeu_si128(out, _mm512_cvtepi32_epi8(codes_low));
+    _mm_storeu_si128(out + 1, _mm512_cvtepi32_epi8(codes_high));
+    std::memcpy(group + 32 * nt + 4 * t, &scale, 4);
+    std::memcpy(group + 36 * nt + 4 * t, &scale_sum, 4);
+    std::memcpy(group + 40 * nt + 4 * t, &negative[0], 4);
+    std::memcpy(group + 44 * nt + 4 * t, &negative[1], 4);
+  }
+}
+
+// Tables of kernels by number of tokens.
+template <int kBits, ScaleForm kForm>
+constexpr PanelKernel kPackedTable[kMaxFusedTokens] = {
+    PackedKernel<kBits, kForm, 1>, PackedKernel<kBits, kForm, 2>, PackedKernel<kBits, kForm, 3>,
+    PackedKernel<kBits, kForm, 4>};
+
+template <ScaleForm kForm>
+constexpr PanelKernel kUnpackedTable[kMaxTokens] = {
+    UnpackedKernel<kForm, 1>,  UnpackedKernel<kForm, 2>,  UnpackedKernel<kForm, 3>,
+    UnpackedKernel<kForm, 4>,  UnpackedKernel<kForm, 5>,  UnpackedKernel<kForm, 6>,
+    UnpackedKernel<kForm, 7>,  UnpackedKernel<kForm, 8>,  UnpackedKernel<kForm, 9>,
+    UnpackedKernel<kForm, 10>, UnpackedKernel<kForm, 11>, UnpackedKernel<kForm, 12>,
+    UnpackedKernel<kForm, 13>, UnpackedKernel<kForm, 14>, UnpackedKernel<kForm, 15>,
+    UnpackedKernel<kForm, 16>};
+
+template <DType kType>
+constexpr PanelKernel kFloatTable[kMaxTokens] = {
+    FloatKernel<kType, 1>,  FloatKernel<kType, 2>,  FloatKernel<kType, 3>,  FloatKernel<kType, 4>,
+    FloatKernel<kType, 5>,  FloatKernel<kType, 6>,  FloatKernel<kType, 7>,  FloatKernel<kType, 8>,
+    FloatKernel<kType, 9>,  FloatKernel<kType, 10>, FloatKernel<kType, 11>, FloatKernel<kType, 12>,
+    FloatKernel<kType, 13>, FloatKernel<kType, 14>, FloatKernel<kType, 15>, FloatKernel<kType, 16>};
+
+}  // namespace
+}  // namespace phasor
+PHASOR_END_TARGET
+
+namespace phasor {
+namespace {
+
+PanelKernel FindPacked(PanelLayout layout, int n_tokens) {
+  return VisitLayout(layout, [&]<int kBits, ScaleForm kForm>() {
+    return kPackedTable<kBits, kForm>[n_tokens - 1];
+  });
+}
+
+PanelKernel FindUnpacked(ScaleForm form, int n_tokens) {
+  switch (form) {
+    case ScaleForm::kSymmetric:
+      return kUnpackedTable<ScaleForm::kSymmetric>[n_tokens - 1];
+    case ScaleForm::kSuperHalves:
+      return kUnpackedTable<ScaleForm::kSuperHalves>[n_tokens - 1];
+    default:
+      return kUnpackedTable<ScaleForm::kAffine>[n_tokens - 1];
+  }
+}
+
+PanelKernel FindFloat(DType dtype, int n_tokens) {
+  if (dtype == DType::kF32) return kFloatTable<DType::kF32>[n_tokens - 1];
+  if (dtype == DType::kF16) return kFloatTable<DType::kF16>[n_tokens - 1];
+  return kFloatTable<DType::kBF16>[n_tokens - 1];
+}
+
+void Unpack(PanelLayout layout, const std::byte* panel, int64_t n_blocks, std::byte* out) {
+  VisitLayout(layout, [&]<int kBits, ScaleForm kForm>() {
+    UnpackPanel<kBits, kForm>(panel, n_blocks, out);
+  });
+}
+
+}  // namespace
+
+const MatMulKernels& Avx512MatMulKernels() {
+  static constexpr MatMulKernels kKernels = {kMaxFusedTokens, kMaxTokens, FindPacked, FindUnpacked,
+                                             FindFloat,       Unpack,     Quantize};
+  return kKernels;
+}
+
+}  // namespace phasor
+#endif  // __x86_64__

@@ -1,0 +1,79 @@
+// What a CPU level gives to the matmul driver: functions that multiply one panel of weights with
+// one group of tokens. Internal to src/ops.
+//
+// Activations are prepared once per call. Tokens are split into groups of at most max_tokens, so
+// that a kernel finds what it needs for one block in one run of memory:
+//   int8   per block of 32 columns, for the nt tokens of the group: int8 codes [nt][32], then
+//          f32 scale [nt], f32 scale * sum [nt], s32 -128 * sum [nt], s32 -128 * (sum of columns
+//          0-15) [nt], where sum is over the codes: kActivationBytes per token and block
+//   float  per column, the nt values: f32 [n_cols][nt]
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/panel_layout.h"
+#include "tensor/dtype.h"
+
+namespace phasor {
+
+inline constexpr int kActivationBytes = 48;
+
+// One panel times one group of tokens.
+struct PanelTask {
+  const std::byte* w = nullptr;  // panel, packed, unpacked or float as the kernel wants it
+  int64_t n = 0;                 // blocks of 32 columns; columns for float kernels
+  const std::byte* x = nullptr;  // the group's activations
+  float* y = nullptr;            // [n_tokens, ldy], first row of the panel
+  int64_t ldy = 0;
+  const float* bias = nullptr;  // of the panel's first row, or null
+  int n_tokens = 1;             // size of the group
+  int n_rows = 16;              // rows to write, 1-16
+  bool accumulate = false;
+};
+
+using PanelKernel = void (*)(const PanelTask&);
+
+struct MatMulKernels {
+  int max_fused_tokens;  // groups up to this size read packed panels
+  int max_tokens;        // larger ones, up to this size, read unpacked panels
+  // n_tokens in [1, max_fused_tokens].
+  PanelKernel (*packed)(PanelLayout layout, int n_tokens);
+  // n_tokens in [1, max_tokens]; null where max_tokens == max_fused_tokens.
+  PanelKernel (*unpacked)(ScaleForm form, int n_tokens);
+  // n_tokens in [1, max_tokens].
+  PanelKernel (*floats)(DType dtype, int n_tokens);
+  // Panel of n_blocks blocks to the unpacked form; null like `unpacked`.
+  void (*unpack)(PanelLayout layout, const std::byte* panel, int64_t n_blocks, std::byte* out);
+  // Token t of a group of nt: n_blocks * 32 floats to int8 blocks. Scale = max|x| / 127, codes
+  // rounded to nearest even; the same bits at every level. A block with a NaN or an infinity gets
+  // the scale NaN, one below kTinyActivation the scale 0.
+  void (*quantize)(const float* x, int64_t n_blocks, int t, int nt, std::byte* group);
+};
+
+// Blocks whose largest magnitude is below this count as zero: 127 / max must stay finite.
+inline constexpr float kTinyActivation = 1e-36f;
+
+const MatMulKernels& ScalarMatMulKernels();
+#if defined(__x86_64__)
+const MatMulKernels& Avx2MatMulKernels();
+const MatMulKernels& Avx512MatMulKernels();
+#endif
+
+// c = (accumulate ? c : 0) + a * b; arguments as GemmF32 (ops/matmul.h).
+struct GemmArgs {
+  const float* a;
+  int64_t lda;
+  const float* b;
+  int64_t ldb;
+  float* c;
+  int64_t ldc;
+  int m, n, k;
+  bool accumulate;
+};
+#if defined(__x86_64__)
+void GemmF32Avx2(const GemmArgs& args);
+void GemmF32Avx512(const GemmArgs& args);
+#endif
+
+}  // namespace phasor
