@@ -10,4 +10,15 @@ extern const KvCodecInfo kF32KvCodec;
 extern const KvCodecInfo kF16KvCodec;
 extern const KvCodecInfo kBf16KvCodec;
 
+// Keys as radius and angle.
+extern const KvCodecInfo kPolarKvCodec;
+extern const KvCodecInfo kPolar33KvCodec;
+extern const KvCodecInfo kPolar34KvCodec;
+extern const KvCodecInfo kPolar35KvCodec;
+extern const KvCodecInfo kPolar44KvCodec;
+extern const KvCodecInfo kPolar45KvCodec;
+extern const KvCodecInfo kPolar55KvCodec;
+extern const KvCodecInfo kPolar33Cut0KvCodec;
+extern const KvCodecInfo kPolar44Cut0KvCodec;
+
 }  // namespace phasor

@@ -16,6 +16,15 @@ const std::vector<KvCodecInfo>& Table() {
       kF32KvCodec,
       kF16KvCodec,
       kBf16KvCodec,
+      kPolarKvCodec,
+      kPolar33KvCodec,
+      kPolar34KvCodec,
+      kPolar35KvCodec,
+      kPolar44KvCodec,
+      kPolar45KvCodec,
+      kPolar55KvCodec,
+      kPolar33Cut0KvCodec,
+      kPolar44Cut0KvCodec,
   };
   return table;
 }

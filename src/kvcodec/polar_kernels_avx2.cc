@@ -1,0 +1,286 @@
+// Polar kernels for AVX2: lanes are tokens, 8 at a time. With registers of 8 floats a table per
+// query head does not pay; cosine and sine are found once per token and pair (by permutes for up to
+// 4 angle bits, by the polynomial above) and multiplied by every query.
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "kvcodec/polar_kernels.h"
+#include "simd/target.h"
+
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("unroll")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 8")
+#endif
+
+namespace phasor {
+namespace {
+
+constexpr int kMaxChunkHeads = 8;
+
+struct Codes {
+  const std::byte* part[4];
+};
+
+}  // namespace
+}  // namespace phasor
+
+PHASOR_BEGIN_AVX2
+namespace phasor {
+namespace {
+
+inline __m256 Set(float x) { return _mm256_set1_ps(x); }
+inline __m256i Iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+
+// As SinCosTurns.
+inline void SinCos8(__m256 turns, __m256* sine, __m256* cosine) {
+  const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(turns, Set(4.0f)));
+  const __m256 x = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(q), Set(0.25f), turns);
+  const __m256 x2 = _mm256_mul_ps(x, x);
+  __m256 s = Set(kSinTurns[3]), c = Set(kCosTurns[4]);
+  PHASOR_UNROLL for (int i = 2; i >= 0; --i) s = _mm256_fmadd_ps(s, x2, Set(kSinTurns[i]));
+  PHASOR_UNROLL for (int i = 3; i >= 0; --i) c = _mm256_fmadd_ps(c, x2, Set(kCosTurns[i]));
+  s = _mm256_mul_ps(s, x);
+  const __m256 swap = _mm256_castsi256_ps(_mm256_slli_epi32(q, 31));
+  const __m256 s2 = _mm256_blendv_ps(s, c, swap), c2 = _mm256_blendv_ps(c, s, swap);
+  const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000u));
+  const __m256i s_sign = _mm256_and_si256(_mm256_slli_epi32(q, 30), sign);
+  const __m256i c_sign =
+      _mm256_and_si256(_mm256_slli_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(1)), 30), sign);
+  *sine = _mm256_xor_ps(s2, _mm256_castsi256_ps(s_sign));
+  *cosine = _mm256_xor_ps(c2, _mm256_castsi256_ps(c_sign));
+}
+
+// One part of the codes of tokens 8 e .. 8 e + 7 at its place in the code.
+template <int kPart, int kAt>
+inline __m256i Part8(const std::byte* part, int s, int e) {
+  const int i = e / 2, half = e % 2;
+  __m256i word, count;
+  if constexpr (kPart == 8) {
+    word = _mm256_loadu_si256(
+        reinterpret_cast<const __m256i*>(part + 128 * s + 64 * (i / 4) + 32 * half));
+    count = _mm256_set1_epi32(8 * (i % 4));
+  } else if constexpr (kPart == 4) {
+    word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(part + 64 * s + 32 * half));
+    count = _mm256_set1_epi32(4 * i);
+  } else if constexpr (kPart == 2) {
+    word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(part + 32 * s));
+    count = _mm256_set1_epi32(4 * i + 2 * half);
+  } else {
+    word = _mm256_broadcastsi128_si256(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(part + 16 * s)));
+    count = _mm256_add_epi32(_mm256_srli_epi32(Iota(), 2), _mm256_set1_epi32(4 * i + 2 * half));
+  }
+  const __m256i bits =
+      _mm256_and_si256(_mm256_srlv_epi32(word, count), _mm256_set1_epi32((1 << kPart) - 1));
+  return kAt == 0 ? bits : _mm256_slli_epi32(bits, kAt);
+}
+
+template <int kBits>
+inline __m256i Code8(const Codes& codes, int s, int e) {
+  constexpr int at4 = (kBits & 8) ? 8 : 0, at2 = at4 + (kBits & 4), at1 = at2 + (kBits & 2);
+  __m256i code = _mm256_setzero_si256();
+  if constexpr ((kBits & 8) != 0) code = Part8<8, 0>(codes.part[0], s, e);
+  if constexpr ((kBits & 4) != 0) {
+    code = _mm256_or_si256(code, Part8<4, at4>(codes.part[1], s, e));
+  }
+  if constexpr ((kBits & 2) != 0) {
+    code = _mm256_or_si256(code, Part8<2, at2>(codes.part[2], s, e));
+  }
+  if constexpr ((kBits & 1) != 0) {
+    code = _mm256_or_si256(code, Part8<1, at1>(codes.part[3], s, e));
+  }
+  return code;
+}
+
+// The grids of a run as floats, and cosines and sines of up to 16 angle levels.
+struct alignas(32) Run8 {
+  float phi_first[kMaxRunSlots], phi_step[kMaxRunSlots];  // middle of angle cell 0
+  float r_first[kMaxRunSlots], r_step[kMaxRunSlots];
+  float cosine[kMaxRunSlots][16], sine[kMaxRunSlots][16];
+};
+
+void BuildRun(const PolarLayout& layout, const PolarRun& run, const std::byte* page, Run8* out) {
+  for (int s = 0; s < run.count; ++s) {
+    const PolarGrid grid = LoadPolarGrid(layout, page, run.first + s);
+    const PolarWidth width = layout.slots[run.first + s].width;
+    const __m128 r = _mm_cvtph_ps(_mm_cvtsi32_si128(grid.r_min | grid.r_step << 16));
+    out->r_step[s] = _mm_cvtss_f32(_mm_shuffle_ps(r, r, 1));
+    out->r_first[s] = _mm_cvtss_f32(r) + 0.5f * out->r_step[s];
+    out->phi_step[s] = grid.PhiStep(width);
+    out->phi_first[s] = grid.PhiStart() + 0.5f * out->phi_step[s];
+    if (run.angle_table != AngleTable::kOneVector) continue;
+    for (int k = 0; k < 1 << width.a_bits; k += 8) {
+      const __m256 level = _mm256_cvtepi32_ps(_mm256_add_epi32(Iota(), _mm256_set1_epi32(k)));
+      __m256 sine, cosine;
+      SinCos8(_mm256_fmadd_ps(level, Set(out->phi_step[s]), Set(out->phi_first[s])), &sine,
+              &cosine);
+      _mm256_store_ps(out->cosine[s] + k, cosine);
+      _mm256_store_ps(out->sine[s] + k, sine);
+    }
+  }
+}
+
+inline __m256 LookUp16(const float* table, __m256i index) {
+  const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));  // bit 3 selects
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_load_ps(table), index),
+                          _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), index), high);
+}
+
+// The pair of 8 tokens.
+template <int kBits, bool kLookUp>
+inline void Point8(const Run8& run, const Codes& codes, int s, int e, int a_bits, __m256* x,
+                   __m256* y) {
+  const __m256i code = Code8<kBits>(codes, s, e);
+  const __m128i shift = _mm_cvtsi32_si128(a_bits);
+  const __m256i theta = _mm256_and_si256(code, _mm256_set1_epi32((1 << a_bits) - 1));
+  const __m256 rho = _mm256_cvtepi32_ps(_mm256_srl_epi32(code, shift));
+  const __m256 r = _mm256_fmadd_ps(rho, Set(run.r_step[s]), Set(run.r_first[s]));
+  __m256 sine, cosine;
+  if constexpr (kLookUp) {
+    cosine = LookUp16(run.cosine[s], theta);
+    sine = LookUp16(run.sine[s], theta);
+  } else {
+    SinCos8(_mm256_fmadd_ps(_mm256_cvtepi32_ps(theta), Set(run.phi_step[s]), Set(run.phi_first[s])),
+            &sine, &cosine);
+  }
+  *x = _mm256_mul_ps(r, cosine);
+  *y = _mm256_mul_ps(r, sine);
+}
+
+struct ScanArgs {
+  const Run8* run;
+  Codes codes;
+  int count;
+  const int32_t* a_bits;
+  const float* q;
+  int q_stride;
+  int n_tokens;
+  int n_heads;
+  bool first;
+  float* score_GT;
+};
+
+// kHeads >= n_heads accumulators; those beyond n_heads repeat the last head and are not stored.
+template <int kBits, bool kLookUp, int kHeads>
+void ScanHeads(const ScanArgs& args) {
+  for (int e = 0; 8 * e < args.n_tokens; ++e) {
+    __m256 acc[kHeads];
+    PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
+      acc[h] = args.first || h >= args.n_heads
+                   ? _mm256_setzero_ps()
+                   : _mm256_loadu_ps(args.score_GT + h * kPageTokens + 8 * e);
+    }
+    for (int s = 0; s < args.count; ++s) {
+      __m256 x, y;
+      Point8<kBits, kLookUp>(*args.run, args.codes, s, e, args.a_bits[s], &x, &y);
+      const float* q = args.q + s * args.q_stride;
+      PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
+        const float* q_h = q + 2 * std::min(h, args.n_heads - 1);
+        acc[h] = _mm256_fmadd_ps(Set(q_h[0]), x, _mm256_fmadd_ps(Set(q_h[1]), y, acc[h]));
+      }
+    }
+    PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
+      if (h < args.n_heads) {
+        _mm256_storeu_ps(args.score_GT + h * kPageTokens + 8 * e, acc[h]);
+      }
+    }
+  }
+}
+
+template <int kBits, bool kLookUp>
+void Scan(const ScanArgs& args) {
+  if (args.n_heads == 1) return ScanHeads<kBits, kLookUp, 1>(args);
+  if (args.n_heads <= 4) return ScanHeads<kBits, kLookUp, 4>(args);
+  ScanHeads<kBits, kLookUp, 8>(args);
+}
+
+// Columns are written with a stride of one row; a page is small enough to stay in cache.
+template <int kBits, bool kLookUp>
+void DecodeRun(const PolarLayout& layout, const PolarRun& run, const Run8& scratch,
+               const Codes& codes, int n_tokens, float* x_TD) {
+  for (int e = 0; 8 * e < n_tokens; ++e) {
+    const int n = std::min(n_tokens - 8 * e, 8);
+    for (int s = 0; s < run.count; ++s) {
+      __m256 x, y;
+      Point8<kBits, kLookUp>(scratch, codes, s, e, layout.a_bits_S[run.first + s], &x, &y);
+      alignas(32) float x_8[8], y_8[8];
+      _mm256_store_ps(x_8, x);
+      _mm256_store_ps(y_8, y);
+      const PairDims dims = layout.slots[run.first + s].dims;
+      float* out = x_TD + static_cast<std::ptrdiff_t>(8 * e) * layout.head_dim;
+      for (int t = 0; t < n; ++t) out[t * layout.head_dim + dims.x] = x_8[t];
+      if (dims.y < 0) continue;
+      for (int t = 0; t < n; ++t) out[t * layout.head_dim + dims.y] = y_8[t];
+    }
+  }
+}
+
+using ScanFunction = void (*)(const ScanArgs&);
+using DecodeFunction = void (*)(const PolarLayout&, const PolarRun&, const Run8&, const Codes&, int,
+                                float*);
+struct KernelSet {
+  ScanFunction scan[2];  // [look-up]
+  DecodeFunction decode[2];
+};
+template <int kBits>
+constexpr KernelSet MakeSet() {
+  return {{Scan<kBits, false>, Scan<kBits, true>},
+          {DecodeRun<kBits, false>, DecodeRun<kBits, true>}};
+}
+constexpr KernelSet kKernels[kMaxPolarTotalBits + 1] = {
+    {},           {},           {},           MakeSet<3>(), MakeSet<4>(),  MakeSet<5>(),
+    MakeSet<6>(), MakeSet<7>(), MakeSet<8>(), MakeSet<9>(), MakeSet<10>(), MakeSet<11>(),
+    MakeSet<12>()};
+
+Codes CodesOf(const PolarLayout& layout, const PolarRun& run, const std::byte* page) {
+  Codes codes;
+  for (int p = 0; p < 4; ++p) codes.part[p] = page + layout.slots[run.first].parts.at[p];
+  return codes;
+}
+
+void DecodeAvx2(const PolarLayout& layout, const std::byte* page, int n_tokens, float* x_TD) {
+  Run8 scratch;
+  for (const PolarRun& run : layout.runs) {
+    BuildRun(layout, run, page, &scratch);
+    const bool look_up = run.angle_table == AngleTable::kOneVector;
+    kKernels[run.total_bits].decode[look_up](layout, run, scratch, CodesOf(layout, run, page),
+                                             n_tokens, x_TD);
+  }
+}
+
+void ScoreAvx2(const PolarLayout& layout, const float* q_SG2, int g, const std::byte* page,
+               int n_tokens, float* score_GT) {
+  Run8 scratch;
+  const int n_chunks = (g + kMaxChunkHeads - 1) / kMaxChunkHeads;
+  bool first = true;
+  for (const PolarRun& run : layout.runs) {
+    BuildRun(layout, run, page, &scratch);
+    const bool look_up = run.angle_table == AngleTable::kOneVector;
+    for (int c = 0; c < n_chunks; ++c) {
+      const int h0 = g * c / n_chunks, n_heads = g * (c + 1) / n_chunks - h0;
+      const ScanArgs args = {&scratch,
+                             CodesOf(layout, run, page),
+                             run.count,
+                             layout.a_bits_S.data() + run.first,
+                             q_SG2 + 2 * (run.first * g + h0),
+                             2 * g,
+                             n_tokens,
+                             n_heads,
+                             first,
+                             score_GT + h0 * kPageTokens};
+      kKernels[run.total_bits].scan[look_up](args);
+    }
+    first = false;
+  }
+}
+
+}  // namespace
+}  // namespace phasor
+PHASOR_END_TARGET
+
+namespace phasor {
+// Encoding happens once per token and stays plain C++ at this level.
+const PolarKernels kPolarKernelsAvx2 = {EncodePolarScalar, DecodeAvx2, ScoreAvx2};
+}  // namespace phasor

@@ -1,0 +1,64 @@
+// How the pairs of one KV head lie in a page of a polar codec.
+//
+// Pairs are sorted so that those one kernel loop can serve stand together; a pair's place in that
+// order is its *slot*. P = number of pairs. Page:
+//   0      u16 phi_min [P], u16 phi_range [P], f16 r_min [P], f16 r_step [P], in slot order
+//   8 P    padding to a multiple of 64
+//   ...    all 8-bit parts (packed_field.h) in slot order, then all 4-, 2- and 1-bit parts
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kvcodec/packed_field.h"
+#include "kvcodec/polar_grid.h"
+
+namespace phasor {
+
+inline constexpr int kMinPolarTotalBits = 3, kMaxPolarTotalBits = 12;
+inline constexpr int kMaxRunSlots = 32;  // bounds the scratch tables of the kernels
+
+// How a kernel finds the cosine and sine of an angle code.
+enum class AngleTable : uint8_t {
+  kOneVector,   // a_bits <= 4: a table of 16
+  kTwoVectors,  // a_bits == 5: a table of 32
+  kProduct,     // a_bits 6..8: the angle is a coarse one plus a fine one, two tables of 16
+};
+
+struct PolarSlot {
+  int pair;  // index among the head's pairs
+  PairDims dims;
+  PolarWidth width;
+  PartOffsets parts;
+};
+
+// Neighbouring slots of one kind; their parts lie one behind the other.
+struct PolarRun {
+  int first;
+  int count;       // <= kMaxRunSlots
+  int total_bits;  // of every slot
+  AngleTable angle_table;
+  bool wide_radius;  // r_bits > 4: too many levels for a table of 16
+};
+
+struct PolarLayout {
+  int head_dim = 0;
+  int n_slots = 0;
+  CircleCut cut = CircleCut::kLargestGap;
+  std::size_t page_bytes = 0;
+  std::vector<PolarSlot> slots;
+  std::vector<PolarRun> runs;
+  // The widths once more as vector kernels load them, padded by 16 entries.
+  std::vector<int32_t> r_bits_S, a_bits_S;
+};
+
+// width_P: one width per pair of `pairs`; r_bits 1..6, a_bits 2..8, total 3..12 (checked).
+PolarLayout MakePolarLayout(int head_dim, const std::vector<PairDims>& pairs,
+                            const std::vector<PolarWidth>& width_P, CircleCut cut);
+
+// The stored grid of a slot.
+PolarGrid LoadPolarGrid(const PolarLayout& layout, const std::byte* page, int slot);
+void StorePolarGrid(const PolarLayout& layout, int slot, const PolarGrid& grid, std::byte* page);
+
+}  // namespace phasor
