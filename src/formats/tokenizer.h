@@ -18,9 +18,20 @@ namespace phasor {
 
 class GgufFile;
 
+// What bytes that are no UTF-8 become.
+enum class InvalidUtf8 {
+  // One token per byte where the vocabulary has bytes, otherwise U+FFFD. Such bytes cut the text:
+  // what is before and behind them is encoded as if it stood alone.
+  kKeepBytes,
+  // U+FFFD for every maximal subpart, before anything else: what Hugging Face sees when the text
+  // was read with errors="replace".
+  kReplace,
+};
+
 struct EncodeOptions {
   bool add_special = true;    // BOS / EOS where the model asks for them
   bool parse_special = true;  // text such as "<|im_start|>" becomes its token
+  InvalidUtf8 invalid_utf8 = InvalidUtf8::kKeepBytes;
 };
 
 class Tokenizer {
@@ -32,9 +43,14 @@ class Tokenizer {
   // generation_config.json.
   static Result<std::unique_ptr<Tokenizer>> FromHfFolder(const std::string& folder);
 
-  // Any bytes are accepted; invalid UTF-8 is encoded byte by byte where the vocabulary has bytes,
-  // otherwise as U+FFFD, as Hugging Face does with replaced input.
-  virtual std::vector<int32_t> Encode(std::string_view text, const EncodeOptions& options) const = 0;
+  // The same from text in memory; the second may be empty.
+  static Result<std::unique_ptr<Tokenizer>> FromJson(std::string_view tokenizer_json,
+                                                     std::string_view tokenizer_config_json);
+
+  // Any bytes are accepted (see InvalidUtf8). A valid character whose bytes the vocabulary lacks is
+  // dropped where the model has no unknown token, as Hugging Face does. Thread safe.
+  virtual std::vector<int32_t> Encode(std::string_view text,
+                                      const EncodeOptions& options) const = 0;
   // The bytes token `id` adds to the text; empty for an id out of range, and for special tokens
   // when skip_special is set.
   virtual std::string TokenBytes(int32_t id, bool skip_special) const = 0;
@@ -53,7 +69,8 @@ class Tokenizer {
   virtual const std::string& chat_template() const = 0;
 };
 
-// Turns a stream of tokens into text that always ends at a character border.
+// Turns a stream of tokens into valid UTF-8 that always ends at a character border; bytes that can
+// no longer become a character come out as U+FFFD.
 class TokenStream {
  public:
   explicit TokenStream(const Tokenizer* tokenizer, bool skip_special = true)
