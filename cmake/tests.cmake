@@ -7,7 +7,8 @@ function(phasor_add_test_program name label)
   add_executable(${name} ${ARGN})
   target_include_directories(${name} PRIVATE src apps ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE phasor phasor_flags fmt::fmt nlohmann_json::nlohmann_json
-                        PkgConfig::PCRE2 hwy::hwy GTest::gtest GTest::gtest_main)
+                        PkgConfig::PCRE2 hwy::hwy CLI11::CLI11 GTest::gtest
+                        GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE PHASOR_SOURCE_DIR="${CMAKE_CURRENT_SOURCE_DIR}")
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 DISCOVERY_MODE PRE_TEST
                        PROPERTIES LABELS "${label}" TIMEOUT 600)
@@ -37,6 +38,12 @@ foreach(dir ${PHASOR_TEST_DIRS})
       endif()
     endif()
   endforeach()
+  # The program is no library: its tests compile the files they stand beside.
+  if(rel MATCHES "^apps/")
+    file(GLOB beside CONFIGURE_DEPENDS ${dir}/*.cc)
+    list(FILTER beside EXCLUDE REGEX "(_test|/main)\\.cc$")
+    list(APPEND fast ${beside})
+  endif()
   if(fast)
     phasor_add_test_program(${name}_test unit ${fast})
   endif()
