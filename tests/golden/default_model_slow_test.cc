@@ -15,11 +15,12 @@ namespace {
 
 using ::phasor::testing::ArgMax;
 using ::phasor::testing::LogSumExp;
+using ::phasor::testing::MaxAbsDifference;
 using ::phasor::testing::ReadGoldenFile;
 using ::phasor::testing::ReadGoldenJson;
 
-// The bound of issue 3; the reference itself is 1.1e-4 away from the same model in double
-// (float32_noise in default_golden.json).
+// The bound of issue 3, measured 1.4e-4; the reference itself is 1.1e-4 away from the same model in
+// double (float32_noise in default_golden.json).
 constexpr double kLogitTolerance = 1e-3;
 // Float32 sums over a window of 2,047 tokens: single-token errors near 1e-4 mostly cancel.
 constexpr double kF32NllTolerance = 1e-4;
@@ -176,17 +177,20 @@ class DefaultModel : public ::testing::Test {
   Load(precision);                       \
   if (IsSkipped() || HasFatalFailure()) return
 
-void ExpectPosition(std::span<const float> logits, const GoldenFile& golden, std::size_t t) {
+// Compares one position; raises *worst to its largest difference.
+void ExpectPosition(std::span<const float> logits, const GoldenFile& golden, std::size_t t,
+                    double* worst) {
   const GoldenPosition& p = golden.positions[t];
   ASSERT_EQ(logits.size(), golden.n_vocab);
+  std::vector<float> found{static_cast<float>(LogSumExp(logits))}, expected{p.log_sum_exp};
+  for (int32_t id : golden.probe_ids) found.push_back(logits[id]);
+  expected.insert(expected.end(), p.probe_logits.begin(), p.probe_logits.end());
+  for (int32_t id : p.top_ids) found.push_back(logits[id]);
+  expected.insert(expected.end(), p.top_logits.begin(), p.top_logits.end());
+  const double difference = MaxAbsDifference(found, expected);
   EXPECT_EQ(ArgMax(logits), p.top_ids[0]) << "token " << t;
-  EXPECT_NEAR(LogSumExp(logits), p.log_sum_exp, kLogitTolerance) << "token " << t;
-  for (std::size_t i = 0; i < golden.probe_ids.size(); ++i) {
-    EXPECT_NEAR(logits[golden.probe_ids[i]], p.probe_logits[i], kLogitTolerance) << "token " << t;
-  }
-  for (std::size_t i = 0; i < p.top_ids.size(); ++i) {
-    EXPECT_NEAR(logits[p.top_ids[i]], p.top_logits[i], kLogitTolerance) << "token " << t;
-  }
+  EXPECT_LE(difference, kLogitTolerance) << "token " << t;
+  *worst = std::max(*worst, difference);
 }
 
 TEST_F(DefaultModel, FloatLogitsEqualTransformersAtEveryPosition) {
@@ -199,14 +203,16 @@ TEST_F(DefaultModel, FloatLogitsEqualTransformersAtEveryPosition) {
   const std::unique_ptr<Session> session = NewSession("f32");
   ASSERT_NE(session, nullptr);
   std::size_t n_seen = 0;
+  double worst = 0;
   AppendOptions options;
   options.on_logits = [&](int64_t t, std::span<const float> logits) {
-    ExpectPosition(logits, golden, t);
+    ExpectPosition(logits, golden, t, &worst);
     ++n_seen;
   };
   const Status status = session->Append(golden.tokens, options);
   ASSERT_TRUE(status.ok()) << status.message();
   EXPECT_EQ(n_seen, golden.tokens.size());
+  RecordProperty("max_difference", std::to_string(worst));
 }
 
 // 160 tokens cross the border of the first frozen page of the cache.
@@ -219,16 +225,19 @@ TEST_F(DefaultModel, FloatLogitsTokenByTokenEqualTransformers) {
   options.n_recent = 16;
   const std::unique_ptr<Session> session = NewSession(options);
   ASSERT_NE(session, nullptr);
+  double worst = 0;
   for (std::size_t t = 0; t < 160; ++t) {
     const Status status = session->Append(std::span(golden.tokens).subspan(t, 1), {});
     ASSERT_TRUE(status.ok()) << status.message();
-    ExpectPosition(session->logits(), golden, t);
+    ExpectPosition(session->logits(), golden, t, &worst);
   }
 }
 
 TEST_F(DefaultModel, GreedyAnswersInFloatEqualTransformersTokenByToken) {
   PHASOR_LOAD_OR_RETURN(MatMulPrecision::kF32);
-  for (const auto& chat : ReadGoldenJson("default_golden.json").at("chat")) {
+  const nlohmann::json chats = ReadGoldenJson("default_golden.json").at("chat");
+  ASSERT_EQ(chats.size(), 2u);
+  for (const auto& chat : chats) {
     const std::unique_ptr<Session> session = NewSession("f32");
     ASSERT_NE(session, nullptr);
     std::vector<int32_t> tokens;
