@@ -9,6 +9,14 @@ namespace phasor {
 extern const KvCodecInfo kF32KvCodec;
 extern const KvCodecInfo kF16KvCodec;
 extern const KvCodecInfo kBf16KvCodec;
+// Integer codes, one scale per 32 channels; the h forms after a Hadamard rotation.
+extern const KvCodecInfo kQ8_0KvCodec;
+extern const KvCodecInfo kQ8_0hKvCodec;
+extern const KvCodecInfo kQ4_0KvCodec;
+extern const KvCodecInfo kQ4_0hKvCodec;
+// Integer codes, one scale per row, rotated.
+extern const KvCodecInfo kQ4HeadKvCodec;
+extern const KvCodecInfo kQ3HeadKvCodec;
 
 // Keys as radius and angle.
 extern const KvCodecInfo kPolarKvCodec;
@@ -20,5 +28,9 @@ extern const KvCodecInfo kPolar45KvCodec;
 extern const KvCodecInfo kPolar55KvCodec;
 extern const KvCodecInfo kPolar33Cut0KvCodec;
 extern const KvCodecInfo kPolar44Cut0KvCodec;
+
+// Integers per channel.
+extern const KvCodecInfo kInt4ChannelKvCodec;
+extern const KvCodecInfo kInt3ChannelKvCodec;
 
 }  // namespace phasor

@@ -109,46 +109,7 @@ void PackPage(const PairScratch& pair, const PolarGrid& grid, const PolarSlot& s
     const __m512i rho = _mm512_cvttps_epi32(_mm512_min_ps(cell, r_max));
     code[i] = _mm512_or_si512(theta, _mm512_sll_epi32(rho, _mm_cvtsi32_si128(width.a_bits)));
   }
-  int at = 0;
-  for (int p = 0; p < 4; ++p) {
-    const int bits = kFieldParts[p];
-    if ((width.total() & bits) == 0) continue;
-    const __m128i from = _mm_cvtsi32_si128(at);
-    const __m512i mask = _mm512_set1_epi32((1 << bits) - 1);
-    __m512i part[8];
-    PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
-      part[i] = _mm512_and_si512(_mm512_srl_epi32(code[i], from), mask);
-    }
-    std::byte* out = page + slot.parts.at[p];
-    at += bits;
-    if (bits == 8) {
-      PHASOR_UNROLL for (int w = 0; w < 2; ++w) {
-        __m512i word = part[4 * w];
-        PHASOR_UNROLL for (int i = 1; i < 4; ++i) {
-          word = _mm512_or_si512(word, _mm512_slli_epi32(part[4 * w + i], 8 * i));
-        }
-        _mm512_storeu_si512(out + 64 * w, word);
-      }
-      continue;
-    }
-    __m512i word = part[0];
-    PHASOR_UNROLL for (int i = 1; i < 8; ++i) {
-      word = _mm512_or_si512(word, _mm512_slli_epi32(part[i], 4 * i));
-    }
-    if (bits == 4) {
-      _mm512_storeu_si512(out, word);
-    } else if (bits == 2) {
-      const __m256i low = _mm512_castsi512_si256(word), high = _mm512_extracti32x8_epi32(word, 1);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                          _mm256_or_si256(low, _mm256_slli_epi32(high, 2)));
-    } else {
-      const __m128i a = _mm512_extracti32x4_epi32(word, 0), b = _mm512_extracti32x4_epi32(word, 1);
-      const __m128i c = _mm512_extracti32x4_epi32(word, 2), d = _mm512_extracti32x4_epi32(word, 3);
-      const __m128i ab = _mm_or_si128(a, _mm_slli_epi32(b, 1));
-      const __m128i cd = _mm_or_si128(_mm_slli_epi32(c, 2), _mm_slli_epi32(d, 3));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_or_si128(ab, cd));
-    }
-  }
+  StoreCodes(code, width.total(), slot.parts, page);
 }
 
 }  // namespace

@@ -16,6 +16,12 @@ const std::vector<KvCodecInfo>& Table() {
       kF32KvCodec,
       kF16KvCodec,
       kBf16KvCodec,
+      kQ8_0KvCodec,
+      kQ8_0hKvCodec,
+      kQ4_0KvCodec,
+      kQ4_0hKvCodec,
+      kQ4HeadKvCodec,
+      kQ3HeadKvCodec,
       kPolarKvCodec,
       kPolar33KvCodec,
       kPolar34KvCodec,
@@ -25,6 +31,8 @@ const std::vector<KvCodecInfo>& Table() {
       kPolar55KvCodec,
       kPolar33Cut0KvCodec,
       kPolar44Cut0KvCodec,
+      kInt4ChannelKvCodec,
+      kInt3ChannelKvCodec,
   };
   return table;
 }
