@@ -6,8 +6,8 @@
 // Layout: [128 tokens][D] bfloat16; token t at byte t * D * 2. Bytes per page: 128 * D * 2.
 // Exactness: relative error <= 2^-9 for normal numbers; above 3.39e38 saturates.
 // Cost: 16 bits per element; reads as many bytes per score.
-// Limits: head size 1 to 1024. NaN is stored as 0, an infinity as +-65504 (here 65536,
-// the nearest bfloat16).
+// Limits: head size 1 to 1024. NaN is stored as 0, an infinity as +-65504 (here 65536, the nearest
+// bfloat16).
 // Rejected: vdpbf16ps for scores: it needs the query in bfloat16 too, which doubles the error.
 #include "kvcodec/kvcodec.h"
 #include "kvcodec/row_codec.h"

@@ -1,0 +1,33 @@
+// What q8_0, q4_0, their rotated forms, q4_head and q3_head share: pages of small integer codes
+// with 16-bit scales (layout: int_kernels.h), with or without a Hadamard rotation.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "contracts/kv_codec.h"
+
+namespace phasor {
+
+// One block of n finite numbers, |x| <= 65504, zero padded in memory to a multiple of 16. Writes
+// the scale as f16 bits and n codes: 0 .. 2^bits-1 (8 bits: -128 .. 127).
+using QuantizeBlock = void (*)(const float* x, int n, uint16_t* scale, int16_t* codes);
+
+void QuantizeQ8_0(const float* x, int n, uint16_t* scale, int16_t* codes);
+void QuantizeQ4_0(const float* x, int n, uint16_t* scale, int16_t* codes);
+// Signed scale of least squared error (int_kernels.h, ScaleSearch), then the nearest code.
+void QuantizeSearched4(const float* x, int n, uint16_t* scale, int16_t* codes);
+void QuantizeSearched3(const float* x, int n, uint16_t* scale, int16_t* codes);
+
+struct IntFormat {
+  int bits;       // 3, 4 or 8
+  int block;      // channels per scale, a multiple of 32; 0: one scale per row
+  bool hadamard;  // store vectors after HadamardRows
+  QuantizeBlock quantize;
+};
+
+// Fails with kUnsupported for head sizes outside 1 .. 1024.
+Result<std::unique_ptr<KvCodec>> MakeIntCodec(const char* id, const IntFormat& format,
+                                              const KvCodecParams& params);
+
+}  // namespace phasor
