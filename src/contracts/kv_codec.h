@@ -42,7 +42,7 @@ struct KvCodecParams {
   int layer = 0;
   int kv_head = 0;
   // Calibrated width class per pair ([ceil(D/2)], codec-defined meaning); empty: uniform widths.
-  std::span<const uint8_t> pair_classes;
+  std::span<const uint8_t> pair_classes = {};
 };
 
 class KvCodec {

@@ -1,0 +1,301 @@
+// phasor bench: prefill and decode speed at given depths and cache types, in llama-bench's columns.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "base/cancel.h"
+#include "base/progress.h"
+#include "base/rng.h"
+#include "base/table.h"
+#include "cli/command.h"
+#include "phasor/version.h"
+#include "simd/cpu.h"
+
+namespace phasor::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+struct BenchFlags {
+  ModelFlags model;
+  CacheFlags cache;
+  std::vector<int64_t> n_prompt = {512}, n_gen = {128}, n_depth = {0};
+  std::vector<std::string> types_k, types_v;
+  int repetitions = 5;
+  std::string output = "md";
+};
+
+struct Case {
+  std::string type_k, type_v;
+  int64_t n_prompt, n_gen, n_depth;
+};
+
+std::string CaseName(const Case& c) {
+  std::string name =
+      c.n_prompt > 0 ? fmt::format("pp{}", c.n_prompt) : fmt::format("tg{}", c.n_gen);
+  return c.n_depth > 0 ? name + fmt::format(" @ d{}", c.n_depth) : name;
+}
+
+std::vector<int32_t> RandomTokens(int64_t n, int32_t vocab, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<int32_t> tokens(n);
+  for (int32_t& t : tokens) t = static_cast<int32_t>(rng.Below(vocab));
+  return tokens;
+}
+
+// One timed run on a session that holds exactly n_depth tokens; leaves it like that.
+Result<int64_t> TimeOnce(const Case& c, Session& session, uint64_t seed) {
+  const int32_t vocab = session.model().config().n_vocab;
+  const std::vector<int32_t> tokens =
+      RandomTokens(c.n_prompt > 0 ? c.n_prompt : c.n_gen, vocab, seed);
+  const auto start = Clock::now();
+  if (c.n_prompt > 0) {
+    PHASOR_RETURN_IF_ERROR(session.Append(tokens, {}));
+  } else {
+    for (int32_t t : tokens) {
+      const int32_t one[] = {t};
+      PHASOR_RETURN_IF_ERROR(session.Append(one, {}));
+    }
+  }
+  const int64_t ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+  PHASOR_RETURN_IF_ERROR(session.Truncate(c.n_depth));
+  return ns;
+}
+
+Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags,
+                const std::vector<int64_t>& samples, const CacheStats& cache) {
+  const auto n = static_cast<double>(c.n_prompt > 0 ? c.n_prompt : c.n_gen);
+  double sum = 0, sum2 = 0, ts_sum = 0, ts_sum2 = 0;
+  Json ts = Json::array();
+  for (int64_t ns : samples) {
+    const double t = n * 1e9 / static_cast<double>(ns);
+    sum += static_cast<double>(ns);
+    sum2 += static_cast<double>(ns) * static_cast<double>(ns);
+    ts_sum += t;
+    ts_sum2 += t * t;
+    ts.push_back(t);
+  }
+  const auto count = static_cast<double>(samples.size());
+  auto deviation = [&](double s, double s2) {
+    return count > 1 ? std::sqrt(std::max(0.0, (s2 - s * s / count) / (count - 1))) : 0.0;
+  };
+  char now[32];
+  const std::time_t time = std::time(nullptr);
+  std::strftime(now, sizeof(now), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&time));
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return {{"build_commit", Version()},
+          {"build_number", 0},
+          {"cpu_info", CpuName()},
+          {"gpu_info", ""},
+          {"backends", std::string("CPU ") + CpuLevelName(ActiveCpuLevel())},
+          {"model_filename", model.path()},
+          {"model_type", model.config().architecture + " " + model.weight_type()},
+          {"model_size", model.file_bytes()},
+          {"model_n_params", model.n_params()},
+          {"n_batch", flags.cache.batch},
+          {"n_ubatch", flags.cache.batch},
+          {"n_threads", model.pool().size()},
+          {"type_k", c.type_k},
+          {"type_v", c.type_v},
+          {"flash_attn", true},
+          {"n_prompt", c.n_prompt},
+          {"n_gen", c.n_gen},
+          {"n_depth", c.n_depth},
+          {"test_time", now},
+          {"avg_ns", sum / count},
+          {"stddev_ns", deviation(sum, sum2)},
+          {"avg_ts", ts_sum / count},
+          {"stddev_ts", deviation(ts_sum, ts_sum2)},
+          {"samples_ns", samples},
+          {"samples_ts", ts},
+          {"kv_codec", c.type_k + "/" + c.type_v},
+          {"bytes_per_token", cache.n_tokens > 0 ? static_cast<double>(cache.used_bytes) /
+                                                       static_cast<double>(cache.n_tokens)
+                                                 : 0.0},
+          {"peak_rss_bytes", static_cast<int64_t>(usage.ru_maxrss) * 1024}};
+}
+
+class Output {
+ public:
+  Output(std::string format, const LoadedModel& model)
+      : format_(std::move(format)),
+        model_(model),
+        table_({{"model", Table::Align::kLeft},
+                {"size", Table::Align::kRight},
+                {"params", Table::Align::kRight},
+                {"backend", Table::Align::kLeft},
+                {"threads", Table::Align::kRight},
+                {"type_k", Table::Align::kLeft},
+                {"type_v", Table::Align::kLeft},
+                {"test", Table::Align::kRight},
+                {"t/s", Table::Align::kRight},
+                {"cache B/token", Table::Align::kRight}}) {}
+
+  void Add(const Case& c, const Json& r) {
+    if (format_ == "jsonl") {
+      fmt::print("{}\n", r.dump());
+      std::fflush(stdout);
+      return;
+    }
+    all_.push_back(r);
+    table_.AddRow(
+        {r["model_type"], HumanBytes(r["model_size"].get<double>()),
+         fmt::format("{:.2f} M", r["model_n_params"].get<double>() / 1e6), r["backends"],
+         r["n_threads"].dump(), c.type_k, c.type_v, CaseName(c),
+         fmt::format("{:.2f} ± {:.2f}", r["avg_ts"].get<double>(), r["stddev_ts"].get<double>()),
+         fmt::format("{:.0f}", r["bytes_per_token"].get<double>())});
+  }
+  void Finish() {
+    if (format_ == "json") {
+      fmt::print("{}\n", all_.dump(2));
+    } else if (format_ == "csv") {
+      Csv();
+    } else if (format_ != "jsonl") {
+      fmt::print("{}", table_.Render(*ParseTableFormat(format_)));
+    }
+  }
+
+ private:
+  // llama-bench's csv has every field, not the table's columns.
+  void Csv() const {
+    if (all_.empty()) return;
+    std::vector<Table::Column> columns;
+    for (const auto& [key, value] : all_[0].items()) {
+      if (!value.is_array()) columns.push_back({key, Table::Align::kLeft});
+    }
+    Table table(columns);
+    for (const Json& r : all_) {
+      std::vector<std::string> row;
+      for (const auto& [key, value] : r.items()) {
+        if (!value.is_array())
+          row.push_back(value.is_string() ? value.get<std::string>() : value.dump());
+      }
+      table.AddRow(std::move(row));
+    }
+    fmt::print("{}", table.Render(Table::Format::kCsv));
+  }
+
+  std::string format_;
+  const LoadedModel& model_;
+  Table table_;
+  Json all_ = Json::array();
+};
+
+std::vector<Case> CasesAt(const BenchFlags& f, const std::string& k, const std::string& v,
+                          int64_t depth) {
+  std::vector<Case> cases;
+  for (int64_t n : f.n_prompt) {
+    if (n > 0) cases.push_back({k, v, n, 0, depth});
+  }
+  for (int64_t n : f.n_gen) {
+    if (n > 0) cases.push_back({k, v, 0, n, depth});
+  }
+  return cases;
+}
+
+// Fills one session per cache type to the depth, then interleaves the repetitions over all types,
+// so that a change of the machine's speed meets every type alike.
+Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth, Output& out) {
+  struct Slot {
+    Case c;
+    Session* session;
+    std::vector<int64_t> samples;
+  };
+  std::vector<std::unique_ptr<Session>> sessions;
+  std::vector<Slot> slots;
+  for (const std::string& k : flags.types_k) {
+    for (const std::string& v : flags.types_v) {
+      const std::vector<Case> cases = CasesAt(flags, k, v, depth);
+      int64_t longest = 1;
+      for (const Case& c : cases) longest = std::max({longest, c.n_prompt, c.n_gen});
+      SessionOptions options = ToSessionOptions(flags.cache);
+      options.type_k = k;
+      options.type_v = v;
+      options.n_ctx = depth + longest;
+      PHASOR_ASSIGN_OR_RETURN(auto session, Session::Create(model, options));
+      if (depth > 0) {
+        ProgressBar bar(fmt::format("filling {}/{} to {}", k, v, depth), depth, "tokens");
+        AppendOptions append;
+        append.cancel = &InterruptFlag::flag();
+        append.on_progress = [&](int64_t done, int64_t) { bar.Set(done); };
+        PHASOR_RETURN_IF_ERROR(
+            session->Append(RandomTokens(depth, model.config().n_vocab, 1), append));
+      }
+      for (const Case& c : cases) slots.push_back({c, session.get(), {}});
+      sessions.push_back(std::move(session));
+    }
+  }
+  for (int r = -1; r < flags.repetitions; ++r) {  // -1: warm-up
+    for (Slot& s : slots) {
+      if (InterruptFlag::flag().load()) return Cancelled("bench: stopped by Ctrl-C");
+      if (r < 0 && s.c.n_gen > 16) {
+        Case warm = s.c;
+        warm.n_gen = 4;
+        PHASOR_ASSIGN_OR_RETURN(int64_t unused, TimeOnce(warm, *s.session, 7));
+        (void)unused;
+        continue;
+      }
+      PHASOR_ASSIGN_OR_RETURN(int64_t ns, TimeOnce(s.c, *s.session, 100 + r));
+      if (r >= 0) s.samples.push_back(ns);
+    }
+  }
+  for (Slot& s : slots) {
+    out.Add(s.c, ResultJson(s.c, model, flags, s.samples, s.session->cache_stats()));
+  }
+  return Status::Ok();
+}
+
+int Bench(BenchFlags& flags) {
+  if (flags.types_k.empty()) flags.types_k = {flags.cache.type_k};
+  if (flags.types_v.empty()) flags.types_v = {flags.cache.type_v};
+  auto model = LoadModel(flags.model);
+  if (!model.ok()) return Fail(model.status());
+  InterruptFlag::Install();
+  Output out(flags.output, **model);
+  for (int64_t depth : flags.n_depth) {
+    if (Status s = RunDepth(flags, **model, depth, out); !s.ok()) return Fail(s);
+  }
+  out.Finish();
+  return 0;
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& app, int* exit_code) {
+  auto f = std::make_shared<BenchFlags>();
+  CLI::App* c = app.add_subcommand("bench", "prefill and decode speed in llama-bench's columns");
+  AddModelFlags(c, &f->model);
+  auto list = [&](const std::string& name, std::vector<int64_t>* values, const char* help) {
+    c->add_option(name, *values, help)->delimiter(',')->check(CLI::NonNegativeNumber);
+  };
+  list("-p,--n-prompt", &f->n_prompt, "prefill sizes (0: none)");
+  list("-n,--n-gen", &f->n_gen, "decode lengths (0: none)");
+  list("-d,--n-depth", &f->n_depth, "tokens already in the cache");
+  c->add_option("--cache-type-k", f->types_k, "-ctk: cache types of keys, comma-separated")
+      ->delimiter(',');
+  c->add_option("--cache-type-v", f->types_v, "-ctv: cache types of values, comma-separated")
+      ->delimiter(',');
+  c->add_option("--sink", f->cache.sink, "first tokens kept in 16 bit")->capture_default_str();
+  c->add_option("--recent", f->cache.recent, "newest tokens kept in 16 bit")->capture_default_str();
+  c->add_option("-b,--batch-size", f->cache.batch, "tokens per prefill step")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 65536));
+  c->add_option("-r,--repetitions", f->repetitions, "timed runs of each test")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  c->add_option("-o,--output", f->output, "md, csv, json, jsonl or plain")
+      ->check(CLI::IsMember({"md", "csv", "json", "jsonl", "plain"}))
+      ->capture_default_str();
+  c->add_flag_callback(
+      "--json", [f] { f->output = "json"; }, "same as -o json");
+  c->callback([f, exit_code] { *exit_code = Bench(*f); });
+}
+
+}  // namespace phasor::cli

@@ -1,0 +1,123 @@
+#include "cli/command.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "model/calibration.h"
+#include "simd/cpu.h"
+
+namespace phasor::cli {
+
+void AddModelFlags(CLI::App* command, ModelFlags* f, bool positional) {
+  const std::string names = positional ? "-m,--model,model" : "-m,--model";
+  command->add_option(names, f->model,
+                      "GGUF file or Hugging Face folder (default: the model `make model` gets)");
+  command->add_option("-t,--threads", f->threads, "threads (0: one per processor)")
+      ->envname("LLAMA_ARG_THREADS")
+      ->check(CLI::Range(0, 1024));
+  command
+      ->add_option("--precision", f->precision,
+                   "int8: activations in 8 bit against quantized weights; f32: all in float")
+      ->check(CLI::IsMember({"int8", "f32"}))
+      ->capture_default_str();
+  command->add_option("--cpu-level", f->cpu_level, "auto, scalar, avx2 or avx512")
+      ->capture_default_str();
+  command->add_option("--calibration", f->calibration, "calibration file for -ctk polar");
+  command->add_flag("--no-calibration", f->no_calibration, "ignore calibration files");
+}
+
+void AddCacheFlags(CLI::App* command, CacheFlags* f) {
+  command
+      ->add_option("-c,--ctx-size", f->ctx, "context in tokens (0: what the model was trained on)")
+      ->envname("LLAMA_ARG_CTX_SIZE")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--cache-type-k", f->type_k,
+                   "-ctk: cache type of keys, or a list with one per layer; see phasor methods")
+      ->envname("LLAMA_ARG_CACHE_TYPE_K")
+      ->capture_default_str();
+  command->add_option("--cache-type-v", f->type_v, "-ctv: cache type of values")
+      ->envname("LLAMA_ARG_CACHE_TYPE_V")
+      ->capture_default_str();
+  command->add_option("--sink", f->sink, "first tokens kept in 16 bit")->capture_default_str();
+  command->add_option("--recent", f->recent, "newest tokens kept in 16 bit (up to 127 more)")
+      ->capture_default_str();
+  command->add_option("-b,--batch-size", f->batch, "tokens per prefill step")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 65536));
+}
+
+Result<std::string> ModelPath(const ModelFlags& flags) {
+  if (!flags.model.empty()) return flags.model;
+  const std::string path = UserCacheDir() + "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+  if (!FileExists(path)) {
+    return NotFound("model: expected a file or folder with -m, or the default model at " + path +
+                    "; `make model` gets it");
+  }
+  return path;
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadModel(const ModelFlags& flags) {
+  PHASOR_RETURN_IF_ERROR(SetCpuLevel(flags.cpu_level));
+  LoadOptions options;
+  PHASOR_ASSIGN_OR_RETURN(options.path, ModelPath(flags));
+  options.n_threads = flags.threads;
+  options.precision = flags.precision == "f32" ? MatMulPrecision::kF32 : MatMulPrecision::kInt8;
+  options.calibration_path = flags.calibration;
+  options.use_calibration = !flags.no_calibration;
+  std::unique_ptr<ProgressBar> bar;
+  options.on_progress = [&](int64_t done, int64_t total) {
+    if (bar == nullptr) bar = std::make_unique<ProgressBar>("loading", total, "B");
+    bar->Set(done);
+  };
+  return LoadedModel::Load(options);
+}
+
+SessionOptions ToSessionOptions(const CacheFlags& f) {
+  SessionOptions o;
+  o.n_ctx = f.ctx;
+  o.type_k = f.type_k;
+  o.type_v = f.type_v;
+  o.n_sink = f.sink;
+  o.n_recent = f.recent;
+  o.n_batch = f.batch;
+  return o;
+}
+
+std::string CalibrationNotice(const LoadedModel& model, const std::string& type_k) {
+  const bool uses_polar = ("," + type_k + ",").find(",polar,") != std::string::npos;
+  if (!uses_polar || model.calibration() != nullptr) return "";
+  return "cache: no calibration for this model, so `polar` gives every pair the same width; "
+         "`phasor calibrate` makes one in seconds";
+}
+
+int Fail(const Status& status) {
+  fmt::print(stderr, "phasor: error: {}\n", status.message());
+  return 1;
+}
+
+std::string HumanBytes(double bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  int unit = 0;
+  while (bytes >= 1024 && unit < 4) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, units[unit]);
+}
+
+std::string CpuName() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("model name", 0) == 0) {
+      const std::size_t colon = line.find(':');
+      if (colon != std::string::npos && colon + 2 <= line.size()) return line.substr(colon + 2);
+    }
+  }
+  return "unknown";
+}
+
+}  // namespace phasor::cli

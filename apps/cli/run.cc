@@ -1,0 +1,284 @@
+// phasor run: chat or complete, streaming.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "base/cancel.h"
+#include "base/file.h"
+#include "base/progress.h"
+#include "cli/command.h"
+
+namespace phasor::cli {
+namespace {
+
+struct RunFlags {
+  ModelFlags model;
+  CacheFlags cache;
+  std::string prompt, file, system;
+  int64_t n_predict = -1;
+  SamplerOptions sampler;
+  int64_t seed = -1;
+  std::vector<std::string> stop;
+  bool json = false, no_conversation = false, conversation = false, ignore_eos = false;
+  bool quiet = false;
+  std::string flash_attn = "auto";
+};
+
+double PerSecond(int64_t n, double ms) { return ms > 0 ? static_cast<double>(n) * 1000 / ms : 0; }
+
+std::string StatsLine(const Session& s) {
+  const Timings& t = s.timings();
+  const CacheStats c = s.cache_stats();
+  return fmt::format(
+      "[prompt {} tokens, {:.1f} tokens/s | answer {} tokens, {:.1f} tokens/s | cache {} for {} "
+      "tokens, {:.2f} bits per element, f16 would take {}]",
+      t.prompt_n, PerSecond(t.prompt_n, t.prompt_ms), t.predicted_n,
+      PerSecond(t.predicted_n, t.predicted_ms), HumanBytes(static_cast<double>(c.used_bytes)),
+      c.n_tokens, c.bits_per_element, HumanBytes(static_cast<double>(c.f16_bytes)));
+}
+
+nlohmann::json StatsJson(const Session& s) {
+  const Timings& t = s.timings();
+  const CacheStats c = s.cache_stats();
+  return {{"timings",
+           {{"prompt_n", t.prompt_n},
+            {"prompt_ms", t.prompt_ms},
+            {"prompt_per_second", PerSecond(t.prompt_n, t.prompt_ms)},
+            {"predicted_n", t.predicted_n},
+            {"predicted_ms", t.predicted_ms},
+            {"predicted_per_second", PerSecond(t.predicted_n, t.predicted_ms)}}},
+          {"cache",
+           {{"n_tokens", c.n_tokens},
+            {"bytes", c.used_bytes},
+            {"bits_per_element", c.bits_per_element},
+            {"f16_bytes", c.f16_bytes}}}};
+}
+
+class Runner {
+ public:
+  Runner(const RunFlags& flags, const LoadedModel& model, Session& session)
+      : flags_(flags), model_(model), session_(session) {
+    options_.max_tokens = flags.n_predict;
+    options_.sampler = flags.sampler;
+    options_.stop = flags.stop;
+    options_.ignore_eos = flags.ignore_eos;
+    options_.cancel = &InterruptFlag::flag();
+    if (!flags.system.empty()) messages_.push_back({"system", flags.system});
+  }
+
+  int Complete(const std::string& prompt) {
+    EncodeOptions encode;
+    return Once(model_.tokenizer().Encode(prompt, encode));
+  }
+
+  // One question through the chat template.
+  int Ask(const std::string& question) {
+    auto tokens = NextTurn(question);
+    if (!tokens.ok()) return Fail(tokens.status());
+    return Once(*tokens);
+  }
+
+  int Chat() {
+    fmt::print(stderr,
+               "Chat with {} (-ctk {} -ctv {}, context {}). Empty line or Ctrl-D ends; "
+               "Ctrl-C stops an answer.\n",
+               model_.config().name.empty() ? model_.path() : model_.config().name,
+               flags_.cache.type_k, flags_.cache.type_v, session_.n_ctx());
+    for (;;) {
+      InterruptFlag::Reset();
+      fmt::print("\n> ");
+      std::fflush(stdout);
+      std::string line;
+      if (!std::getline(std::cin, line) || line.empty()) break;
+      auto tokens = NextTurn(line);
+      if (!tokens.ok()) return Fail(tokens.status());
+      if (Status s = Feed(*tokens); !s.ok()) {
+        Fail(s);
+        messages_.pop_back();
+        if (s.code() != StatusCode::kCancelled) return 1;
+        continue;
+      }
+      auto result = Stream();
+      if (!result.ok()) return Fail(result.status());
+      fmt::print("\n");
+      messages_.push_back({"assistant", result->text});
+      if (result->reason == FinishReason::kContextFull) {
+        fmt::print(stderr, "[the context of {} tokens is full]\n", session_.n_ctx());
+        break;
+      }
+    }
+    if (!flags_.quiet) fmt::print(stderr, "\n{}\n", StatsLine(session_));
+    return 0;
+  }
+
+ private:
+  // Renders the conversation with the new question and returns the tokens the cache does not hold
+  // yet. Where the template changed earlier text, the cache is cut back to the common part.
+  Result<std::vector<int32_t>> NextTurn(const std::string& question) {
+    messages_.push_back({"user", question});
+    if (model_.chat_template() == nullptr) {
+      if (!model_.chat_template_error().ok()) return model_.chat_template_error();
+      return Unsupported("chat: the model has no chat template; use --no-conversation");
+    }
+    const Tokenizer& t = model_.tokenizer();
+    ChatTemplateInputs inputs;
+    inputs.messages = messages_;
+    if (t.bos_id() >= 0) inputs.bos_token = t.TokenBytes(t.bos_id(), false);
+    if (t.eos_id() >= 0) inputs.eos_token = t.TokenBytes(t.eos_id(), false);
+    PHASOR_ASSIGN_OR_RETURN(std::string text, model_.chat_template()->Render(inputs));
+    // The template writes its own BOS.
+    EncodeOptions encode;
+    encode.add_special = inputs.bos_token.empty() || text.rfind(inputs.bos_token, 0) != 0;
+    std::vector<int32_t> tokens = t.Encode(text, encode);
+    const std::vector<int32_t>& have = session_.tokens();
+    std::size_t common = 0;
+    while (common < have.size() && common < tokens.size() && have[common] == tokens[common]) {
+      ++common;
+    }
+    if (common == tokens.size() && common > 0) --common;  // at least one token must be read
+    if (common < have.size()) {
+      PHASOR_RETURN_IF_ERROR(session_.Truncate(static_cast<int64_t>(common)));
+    }
+    tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(common));
+    return tokens;
+  }
+
+  Status Feed(const std::vector<int32_t>& tokens) {
+    if (tokens.empty()) return InvalidArgument("prompt: expected text, found none");
+    std::unique_ptr<ProgressBar> bar;
+    AppendOptions append;
+    append.cancel = &InterruptFlag::flag();
+    append.on_progress = [&](int64_t done, int64_t total) {
+      if (total <= flags_.cache.batch) return;
+      if (bar == nullptr) bar = std::make_unique<ProgressBar>("reading", total, "tokens");
+      bar->Set(done);
+    };
+    return session_.Append(tokens, append);
+  }
+
+  Result<GenerateResult> Stream() {
+    return session_.Generate(options_, [&](std::string_view piece) {
+      if (flags_.json) return;
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      std::fflush(stdout);
+    });
+  }
+
+  int Once(const std::vector<int32_t>& tokens) {
+    if (Status s = Feed(tokens); !s.ok()) return Fail(s);
+    auto result = Stream();
+    if (!result.ok()) return Fail(result.status());
+    if (flags_.json) {
+      nlohmann::json j = StatsJson(session_);
+      j["text"] = result->text;
+      j["tokens"] = result->tokens;
+      j["finish_reason"] = FinishReasonName(result->reason);
+      j["model"] = model_.path();
+      j["type_k"] = flags_.cache.type_k;
+      j["type_v"] = flags_.cache.type_v;
+      j["seed"] = flags_.sampler.seed;
+      fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    } else {
+      fmt::print("\n");
+      std::fflush(stdout);
+      if (!flags_.quiet) fmt::print(stderr, "{}\n", StatsLine(session_));
+    }
+    return 0;
+  }
+
+  const RunFlags& flags_;
+  const LoadedModel& model_;
+  Session& session_;
+  GenerateOptions options_;
+  std::vector<ChatMessage> messages_;
+};
+
+Result<std::string> ReadPrompt(const RunFlags& flags) {
+  if (!flags.prompt.empty() && !flags.file.empty()) {
+    return InvalidArgument("run: expected one of -p and -f, found both");
+  }
+  if (flags.file.empty()) return flags.prompt;
+  if (flags.file == "-") {
+    return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  }
+  return ReadFile(flags.file);
+}
+
+int Run(RunFlags& flags, bool prompt_given) {
+  flags.sampler.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device()();
+  if (Status s = ValidateSamplerOptions(flags.sampler); !s.ok()) return Fail(s);
+  auto prompt = ReadPrompt(flags);
+  if (!prompt.ok()) return Fail(prompt.status());
+  if (prompt_given && prompt->empty()) {
+    return Fail(InvalidArgument("prompt: expected text, found an empty prompt"));
+  }
+  auto model = LoadModel(flags.model);
+  if (!model.ok()) return Fail(model.status());
+  if (std::string note = CalibrationNotice(**model, flags.cache.type_k); !note.empty()) {
+    fmt::print(stderr, "{}\n", note);
+  }
+  auto session = Session::Create(**model, ToSessionOptions(flags.cache));
+  if (!session.ok()) return Fail(session.status());
+  InterruptFlag::Install();
+  Runner runner(flags, **model, **session);
+  if (!prompt_given) {
+    if (flags.no_conversation) {
+      return Fail(InvalidArgument("run: plain completion needs a prompt with -p or -f"));
+    }
+    return runner.Chat();
+  }
+  const bool chat =
+      !flags.no_conversation && ((*model)->chat_template() != nullptr || flags.conversation ||
+                                 !(*model)->chat_template_error().ok());
+  return chat ? runner.Ask(*prompt) : runner.Complete(*prompt);
+}
+
+}  // namespace
+
+void AddRunCommand(CLI::App& app, int* exit_code) {
+  auto flags = std::make_shared<RunFlags>();
+  CLI::App* run = app.add_subcommand("run", "chat, or answer one prompt");
+  AddModelFlags(run, &flags->model);
+  AddCacheFlags(run, &flags->cache);
+  auto* prompt = run->add_option("-p,--prompt", flags->prompt, "prompt; without -p and -f: chat");
+  auto* file =
+      run->add_option("-f,--file", flags->file, "read the prompt from a file, - for stdin");
+  run->add_option("--system-prompt", flags->system, "-sys: system message of the chat");
+  run->add_option("-n,--n-predict,--predict", flags->n_predict,
+                  "most tokens to answer (-1: no limit)")
+      ->capture_default_str();
+  run->add_option("--temp", flags->sampler.temperature, "temperature, 0 is greedy")
+      ->capture_default_str();
+  run->add_option("--top-k", flags->sampler.top_k, "keep the k likeliest (0: off)")
+      ->capture_default_str();
+  run->add_option("--top-p", flags->sampler.top_p, "keep this much probability (1: off)")
+      ->capture_default_str();
+  run->add_option("--min-p", flags->sampler.min_p, "drop tokens below this share of the best")
+      ->capture_default_str();
+  run->add_option("--repeat-penalty", flags->sampler.repeat_penalty, "1: off")
+      ->capture_default_str();
+  run->add_option("--repeat-last-n", flags->sampler.repeat_last_n, "tokens the penalty looks back")
+      ->capture_default_str();
+  run->add_option("-s,--seed", flags->seed, "random seed (-1: from the system)")
+      ->capture_default_str();
+  run->add_option("-r,--reverse-prompt,--stop", flags->stop, "stop at this text (repeatable)");
+  run->add_flag("--ignore-eos", flags->ignore_eos, "do not stop at the end token");
+  run->add_flag("--no-conversation,--raw", flags->no_conversation,
+                "-no-cnv: plain completion, no chat template");
+  run->add_flag("--conversation", flags->conversation,
+                "-cnv: chat template even if it is doubtful");
+  run->add_flag("--json", flags->json, "one JSON object instead of streamed text");
+  run->add_flag("-q,--quiet", flags->quiet, "no statistics on stderr");
+  run->add_option("--flash-attn", flags->flash_attn,
+                  "-fa: accepted for llama.cpp's sake; attention is always blockwise")
+      ->check(CLI::IsMember({"on", "off", "auto", "0", "1"}));
+  run->callback([flags, prompt, file, exit_code] {
+    *exit_code = Run(*flags, prompt->count() + file->count() > 0);
+  });
+}
+
+}  // namespace phasor::cli

@@ -1,0 +1,40 @@
+#include "base/cancel.h"
+
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+namespace phasor {
+namespace {
+
+std::atomic<bool> g_interrupted{false};
+std::atomic<int64_t> g_last_ms{0};
+
+int64_t NowMs() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);  // async-signal-safe
+  return static_cast<int64_t>(t.tv_sec) * 1000 + t.tv_nsec / 1000000;
+}
+
+void OnInterrupt(int) {
+  const int64_t now = NowMs();
+  if (g_interrupted.load() && now - g_last_ms.load() < 2000) _exit(130);
+  g_last_ms.store(now);
+  g_interrupted.store(true);
+}
+
+}  // namespace
+
+void InterruptFlag::Install() {
+  struct sigaction action = {};
+  action.sa_handler = OnInterrupt;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = 0;  // no SA_RESTART: Ctrl-C at a prompt must wake the read
+  sigaction(SIGINT, &action, nullptr);
+}
+
+std::atomic<bool>& InterruptFlag::flag() { return g_interrupted; }
+
+void InterruptFlag::Reset() { g_interrupted.store(false); }
+
+}  // namespace phasor
