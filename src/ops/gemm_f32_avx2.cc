@@ -5,12 +5,6 @@
 #include "ops/matmul_kernels.h"
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
@@ -19,7 +13,7 @@ constexpr int kTileRows = 6;
 constexpr int kLanes = 8;
 
 // Sign bits set in the first n lanes, n in [0, 8].
-inline __m256i FirstLanes(int n) {
+PHASOR_INLINE __m256i FirstLanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 

@@ -4,18 +4,13 @@
 #if !defined(__clang__)
 // GCC 12 takes the undefined operand inside its own intrinsics for an error of ours (GCC bug
 // 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 
 #include "ops/matmul_kernels.h"
 #include "simd/target.h"
-
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 PHASOR_BEGIN_AVX512
 namespace phasor {
@@ -49,6 +44,7 @@ void Tile(const GemmArgs& g, int i0, int j0, __mmask16 mask) {
       }
     }
   }
+  PHASOR_UNROLL
   for (int r = 0; r < kRows; ++r) {
     float* c = g.c + (i0 + r) * g.ldc + j0;
     PHASOR_UNROLL

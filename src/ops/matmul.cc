@@ -20,8 +20,8 @@ namespace {
 
 // Weights per dealt piece: about a microsecond of memory traffic, well above the cost of taking it.
 constexpr int64_t kPieceBytes = 32 << 10;
-// Unpacked weights that stay in a core's L2 cache beside the activations of a group.
-constexpr int64_t kUnpackedBytes = 256 << 10;
+// Weights that stay in a core's L2 cache beside the activations of a group.
+constexpr int64_t kCachedBytes = 256 << 10;
 // Activations are prepared by all threads from this many floats on (about 10 microseconds of work).
 constexpr int64_t kParallelPrepare = 64 << 10;
 
@@ -68,72 +68,29 @@ void TransposeGroup(const float* x_TK, int64_t ldx, int64_t n_cols, int nt, floa
   }
 }
 
-void RunFloatPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t end,
-                    PanelTask task) {
+// Panels [begin, end) of one job against all groups of tokens.
+void RunPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t end) {
   const PackedMatrix& w = *job.w;
-  task.n = call.n_cols;
+  const bool is_integer = w.is_integer();
+  PanelTask task;
+  task.ldy = job.ldy == 0 ? w.n_rows() : job.ldy;
+  task.accumulate = job.accumulate;
+  task.n = is_integer ? call.n_cols / kCodeBlock : call.n_cols;
+  const std::byte* x = is_integer ? call.x_int8 : call.x_float;
+  const int64_t token_bytes =
+      is_integer ? task.n * kActivationBytes : task.n * static_cast<int64_t>(sizeof(float));
   for (int g = 0; g < call.groups.n_groups; ++g) {
-    const int first = call.groups.begin(g), nt = call.groups.size(g);
-    PanelKernel kernel = call.kernels.floats(w.float_dtype(), nt);
-    task.n_tokens = nt;
-    task.x = call.x_float + first * call.n_cols * static_cast<int64_t>(sizeof(float));
+    const int first = call.groups.begin(g);
+    task.n_tokens = call.groups.size(g);
+    task.x = x + first * token_bytes;
+    PanelKernel kernel = is_integer ? call.kernels.packed(w.layout(), task.n_tokens)
+                                    : call.kernels.floats(w.float_dtype(), task.n_tokens);
     for (int64_t p = begin; p < end; ++p) {
       task.w = w.panel(p);
       task.y = job.y + first * task.ldy + p * kPanelRows;
       task.bias = job.bias == nullptr ? nullptr : job.bias + p * kPanelRows;
       task.n_rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.n_rows() - p * kPanelRows));
       kernel(task);
-    }
-  }
-}
-
-// Panels [begin, end) of an integer matrix; `unpacked` is null where kernels read packed panels.
-void RunIntegerPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t end,
-                      PanelTask task, const std::byte* unpacked, int64_t unpacked_panel_bytes) {
-  const PackedMatrix& w = *job.w;
-  task.n = call.n_cols / kCodeBlock;
-  for (int g = 0; g < call.groups.n_groups; ++g) {
-    const int first = call.groups.begin(g), nt = call.groups.size(g);
-    PanelKernel kernel = unpacked != nullptr ? call.kernels.unpacked(w.layout().form, nt)
-                                             : call.kernels.packed(w.layout(), nt);
-    task.n_tokens = nt;
-    task.x = call.x_int8 + first * task.n * kActivationBytes;
-    for (int64_t p = begin; p < end; ++p) {
-      task.w = unpacked != nullptr ? unpacked + (p - begin) * unpacked_panel_bytes : w.panel(p);
-      task.y = job.y + first * task.ldy + p * kPanelRows;
-      task.bias = job.bias == nullptr ? nullptr : job.bias + p * kPanelRows;
-      task.n_rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.n_rows() - p * kPanelRows));
-      kernel(task);
-    }
-  }
-}
-
-void RunPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t end) {
-  const PackedMatrix& w = *job.w;
-  PanelTask task;
-  task.ldy = job.ldy == 0 ? w.n_rows() : job.ldy;
-  task.accumulate = job.accumulate;
-  const bool unpack = w.is_integer() && call.groups.n_tokens > call.kernels.max_fused_tokens &&
-                      call.kernels.unpack != nullptr;
-  // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
-  const int64_t n_blocks = call.n_cols / kCodeBlock;
-  const int64_t cached_bytes =
-      unpack ? n_blocks * w.layout().unpacked_block_bytes() : static_cast<int64_t>(w.panel_bytes());
-  const int64_t step = std::max<int64_t>(1, kUnpackedBytes / cached_bytes);
-  for (int64_t p = begin; p < end; p += step) {
-    const int64_t stop = std::min(end, p + step);
-    if (!w.is_integer()) {
-      RunFloatPanels(call, job, p, stop, task);
-    } else if (!unpack) {
-      RunIntegerPanels(call, job, p, stop, task, nullptr, 0);
-    } else {
-      thread_local AlignedBuffer<std::byte> buffer;
-      buffer.Resize(static_cast<std::size_t>((stop - p) * cached_bytes));
-      for (int64_t i = p; i < stop; ++i) {
-        call.kernels.unpack(w.layout(), w.panel(i), n_blocks,
-                            buffer.data() + (i - p) * cached_bytes);
-      }
-      RunIntegerPanels(call, job, p, stop, task, buffer.data(), cached_bytes);
     }
   }
 }
@@ -195,8 +152,11 @@ void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int
   pool.ParallelFor(n_panels, n_tokens == 1 ? grain : 1, [&](int64_t begin, int64_t end) {
     for (const MatMulJob& job : jobs) {
       const int64_t n = job.w->n_panels();
-      if (begin < n && end > 0) {
-        RunPanels(call, job, std::max<int64_t>(0, begin), std::min(n, end));
+      // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
+      const int64_t step =
+          std::max<int64_t>(1, kCachedBytes / static_cast<int64_t>(job.w->panel_bytes()));
+      for (int64_t p = std::max<int64_t>(0, begin); p < std::min(n, end); p += step) {
+        RunPanels(call, job, p, std::min({n, end, p + step}));
       }
       begin -= n;
       end -= n;

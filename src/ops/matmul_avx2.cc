@@ -11,12 +11,6 @@
 #include "ops/matmul_kernels.h"
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
@@ -24,25 +18,25 @@ namespace {
 constexpr int kMaxTokens = 4;
 constexpr int kHalfRows = 8;
 
-inline __m256i LoadVector(const std::byte* p) {
+PHASOR_INLINE __m256i LoadVector(const std::byte* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
-inline void StoreVector(std::byte* p, __m256i v) {
+PHASOR_INLINE void StoreVector(std::byte* p, __m256i v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
 }
-inline __m256 LoadHalves(const std::byte* p) {
+PHASOR_INLINE __m256 LoadHalves(const std::byte* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline __m256 LoadBytes(const std::byte* p) {
+PHASOR_INLINE __m256 LoadBytes(const std::byte* p) {
   return _mm256_cvtepi32_ps(
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-inline int32_t LoadInt(const std::byte* p) {
+PHASOR_INLINE int32_t LoadInt(const std::byte* p) {
   int32_t value;
   std::memcpy(&value, p, sizeof(value));
   return value;
 }
-inline __m256 BroadcastFloat(const std::byte* p) {
+PHASOR_INLINE __m256 BroadcastFloat(const std::byte* p) {
   float value;
   std::memcpy(&value, p, sizeof(value));
   return _mm256_set1_ps(value);
@@ -50,7 +44,7 @@ inline __m256 BroadcastFloat(const std::byte* p) {
 
 // Code vectors of a block, one byte per code; 8-bit codes are used where they lie.
 template <int kBits>
-inline const std::byte* UnpackCodes(const std::byte* p, std::byte* buffer) {
+PHASOR_INLINE const std::byte* UnpackCodes(const std::byte* p, std::byte* buffer) {
   if constexpr (kBits == 8) return p;
   const __m256i nibble = _mm256_set1_epi8(15);
   PHASOR_UNROLL
@@ -92,7 +86,7 @@ inline const std::byte* UnpackCodes(const std::byte* p, std::byte* buffer) {
 
 // Integer sums of eight rows over code vectors [kBegin, kEnd), added to sums.
 template <int kBits, int kBegin, int kEnd, int kTokens>
-inline void Dot(const std::byte* codes, const std::byte* x, __m256i (&sums)[kTokens]) {
+PHASOR_INLINE void Dot(const std::byte* codes, const std::byte* x, __m256i (&sums)[kTokens]) {
   constexpr int kRun = kBits == 6 ? 2 : kBits == 5 ? 4 : kEnd - kBegin;
   const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
   const __m256i nibble = _mm256_set1_epi8(15);
@@ -128,11 +122,11 @@ inline void Dot(const std::byte* codes, const std::byte* x, __m256i (&sums)[kTok
 }
 
 struct Scales {
-  __m256 first, second;  // as in the unpacked form of panel_layout.h
+  __m256 first, second;  // second: offset, or scale of columns 16-31 (kSuperHalves)
 };
 
 template <int kBits, ScaleForm kForm>
-inline Scales LoadScales(const std::byte* block, const std::byte* super, int h) {
+PHASOR_INLINE Scales LoadScales(const std::byte* block, const std::byte* super, int h) {
   const std::byte* scales = block + PanelLayout{kBits, kForm}.code_bytes();
   if constexpr (kForm == ScaleForm::kSymmetric) {
     return {LoadHalves(scales + 16 * h), _mm256_setzero_ps()};
@@ -150,8 +144,8 @@ inline Scales LoadScales(const std::byte* block, const std::byte* super, int h) 
 
 // Products of one block and eight rows, added to y.
 template <int kBits, ScaleForm kForm, int kTokens>
-inline void AddBlock(const std::byte* codes, Scales scales, const std::byte* x,
-                     __m256 (&y)[kTokens]) {
+PHASOR_INLINE void AddBlock(const std::byte* codes, Scales scales, const std::byte* x,
+                            __m256 (&y)[kTokens]) {
   constexpr bool kHalves = kForm == ScaleForm::kSuperHalves;
   constexpr bool kHasOffset = PanelLayout{kBits, kForm}.is_affine();
   constexpr int kZeroShift = 8 - kBits;
@@ -184,7 +178,8 @@ inline void AddBlock(const std::byte* codes, Scales scales, const std::byte* x,
 }
 
 template <int kTokens>
-inline void WriteSums(const PanelTask& task, const __m256 (&sums)[2][kTokens]) {
+PHASOR_INLINE void WriteSums(const PanelTask& task, const __m256 (&sums)[2][kTokens]) {
+  PHASOR_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     alignas(32) float values[2 * kHalfRows];
     _mm256_store_ps(values, sums[0][t]);
@@ -198,7 +193,7 @@ inline void WriteSums(const PanelTask& task, const __m256 (&sums)[2][kTokens]) {
 }
 
 template <int kTokens>
-inline void ClearSums(__m256 (&y)[2][kTokens]) {
+PHASOR_INLINE void ClearSums(__m256 (&y)[2][kTokens]) {
   PHASOR_UNROLL
   for (int i = 0; i < 2 * kTokens; ++i) y[i % 2][i / 2] = _mm256_setzero_ps();
 }
@@ -228,7 +223,7 @@ void PackedKernel(const PanelTask& task) {
 }
 
 template <DType kType>
-inline __m256 LoadWeights(const std::byte* p) {
+PHASOR_INLINE __m256 LoadWeights(const std::byte* p) {
   if constexpr (kType == DType::kF32) {
     return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
   } else if constexpr (kType == DType::kF16) {
@@ -241,7 +236,7 @@ inline __m256 LoadWeights(const std::byte* p) {
 
 // One column of 16 weights times its activation of every token.
 template <DType kType, int kTokens>
-inline void AddColumn(const std::byte* w, const std::byte* x, __m256 (&sums)[2][kTokens]) {
+PHASOR_INLINE void AddColumn(const std::byte* w, const std::byte* x, __m256 (&sums)[2][kTokens]) {
   PHASOR_UNROLL
   for (int h = 0; h < 2; ++h) {
     const __m256 weights = LoadWeights<kType>(w + h * (kType == DType::kF32 ? 32 : 16));
@@ -272,6 +267,7 @@ void FloatKernel(const PanelTask& task) {
   for (; k < task.n; ++k, w += 16 * kBytes, x += 4 * kTokens) AddColumn<kType>(w, x, chains[0]);
   PHASOR_UNROLL
   for (int i = 1; i < kChains; ++i) {
+    PHASOR_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       chains[0][0][t] = _mm256_add_ps(chains[0][0][t], chains[i][0][t]);
       chains[0][1][t] = _mm256_add_ps(chains[0][1][t], chains[i][1][t]);
@@ -280,7 +276,7 @@ void FloatKernel(const PanelTask& task) {
   WriteSums(task, chains[0]);
 }
 
-inline uint32_t LargestOf(__m256i v) {
+PHASOR_INLINE uint32_t LargestOf(__m256i v) {
   alignas(32) uint32_t lanes[8];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), v);
   uint32_t largest = 0;
@@ -360,8 +356,7 @@ PanelKernel FindFloat(DType dtype, int n_tokens) {
 }  // namespace
 
 const MatMulKernels& Avx2MatMulKernels() {
-  static constexpr MatMulKernels kKernels = {kMaxTokens, kMaxTokens, FindPacked, nullptr,
-                                             FindFloat,  nullptr,    Quantize};
+  static constexpr MatMulKernels kKernels = {kMaxTokens, FindPacked, FindFloat, Quantize};
   return kKernels;
 }
 

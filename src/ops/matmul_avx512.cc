@@ -1,12 +1,15 @@
 // AVX-512 VNNI kernels: a lane is a row, so there are no horizontal sums.
 //
 // Cost per block of 32 columns, 16 rows and one token: 8 vpdpbusd with a broadcast activation from
-// cache, one conversion, one or two multiply-adds. With 16 tokens 8 registers hold the codes and 16
-// the sums, and the code vectors are loaded once for all of them.
+// cache, one conversion, one or two multiply-adds. The codes of a block are unpacked into eight
+// registers once for up to 12 tokens. Unpacking whole panels to bytes first (so that 512 tokens
+// share the work) was tried: within 2 % for 4 and 8 bits, 5 % better for 6 bits, slower below 32
+// tokens, so there is one kind of kernel.
 #if defined(__x86_64__)
 #if !defined(__clang__)
 // GCC 12 takes the undefined operand inside its own intrinsics for an error of ours (GCC bug
 // 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
@@ -16,49 +19,43 @@
 #include "ops/matmul_kernels.h"
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace {
 
-constexpr int kMaxFusedTokens = 4;
-constexpr int kMaxTokens = 16;
+constexpr int kMaxTokens = 12;  // beside 8 registers of codes, 2 of scales and the temporaries
+constexpr int kInterleave = 2;  // measured: 1 is 3 % slower, 3 and 4 spill with kSuperHalves
 
-inline __m512i LoadVector(const std::byte* p) { return _mm512_loadu_si512(p); }
+PHASOR_INLINE __m512i LoadVector(const std::byte* p) { return _mm512_loadu_si512(p); }
 
-inline __m512 LoadHalves(const std::byte* p) {
+PHASOR_INLINE __m512 LoadHalves(const std::byte* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
-inline __m512 LoadBytes(const std::byte* p) {
+PHASOR_INLINE __m512 LoadBytes(const std::byte* p) {
   return _mm512_cvtepi32_ps(
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
-inline __m512i BroadcastInt(const std::byte* p) {
+PHASOR_INLINE __m512i BroadcastInt(const std::byte* p) {
   int32_t value;
   std::memcpy(&value, p, sizeof(value));
   return _mm512_set1_epi32(value);
 }
 
-inline __m512 BroadcastFloat(const std::byte* p) {
+PHASOR_INLINE __m512 BroadcastFloat(const std::byte* p) {
   float value;
   std::memcpy(&value, p, sizeof(value));
   return _mm512_set1_ps(value);
 }
 
 // a | (b & mask)
-inline __m512i OrMasked(__m512i a, __m512i b, __m512i mask) {
+PHASOR_INLINE __m512i OrMasked(__m512i a, __m512i b, __m512i mask) {
   return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
 }
 
 template <int kBits>
-inline void LoadCodes(const std::byte* p, __m512i (&c)[8]) {
+PHASOR_INLINE void LoadCodes(const std::byte* p, __m512i (&c)[8]) {
   if constexpr (kBits == 8) {
     PHASOR_UNROLL
     for (int v = 0; v < 8; ++v) c[v] = LoadVector(p + v * kCodeVectorBytes);
@@ -97,8 +94,8 @@ inline void LoadCodes(const std::byte* p, __m512i (&c)[8]) {
 
 // Scale of a block, and where the form has one its offset or the scale of its second half.
 template <int kBits, ScaleForm kForm>
-inline void LoadScales(const std::byte* block, __m512 super_scale, __m512 super_offset,
-                       __m512* scale, __m512* second) {
+PHASOR_INLINE void LoadScales(const std::byte* block, __m512 super_scale, __m512 super_offset,
+                              __m512* scale, __m512* second) {
   const std::byte* scales = block + PanelLayout{kBits, kForm}.code_bytes();
   if constexpr (kForm == ScaleForm::kSymmetric) {
     *scale = LoadHalves(scales);
@@ -113,55 +110,78 @@ inline void LoadScales(const std::byte* block, __m512 super_scale, __m512 super_
 
 // Factors of the next eight blocks; for kSuperHalves the second is the same as the first.
 template <ScaleForm kForm>
-inline void LoadSuper(const std::byte* header, __m512* super_scale, __m512* super_offset) {
+PHASOR_INLINE void LoadSuper(const std::byte* header, __m512* super_scale, __m512* super_offset) {
   *super_scale = LoadHalves(header);
   *super_offset = kForm == ScaleForm::kSuperAffine
                       ? _mm512_sub_ps(_mm512_setzero_ps(), LoadHalves(header + 32))
                       : *super_scale;
 }
 
-// acc + products of code vectors [kBegin, kEnd) with 4 activations each.
-template <int kBegin, int kEnd>
-inline __m512i Dot(__m512i acc, const __m512i (&c)[8], const std::byte* x) {
+// Integer sums of code vectors [kBegin, kEnd) for tokens [0, kCount) of a run, added to acc. Tokens
+// take turns, because one token's chain of eight has four times the latency of its throughput.
+template <int kBegin, int kEnd, int kCount>
+PHASOR_INLINE void Dot(const __m512i (&c)[8], const std::byte* codes, __m512i (&acc)[kCount]) {
   PHASOR_UNROLL
   for (int v = kBegin; v < kEnd; ++v) {
-    acc = _mm512_dpbusd_epi32(acc, c[v], BroadcastInt(x + 4 * v));
-  }
-  return acc;
-}
-
-// Adds one block's products to the sums of every token. `kZeroShift` takes the prepared sums from
-// zero code 128 to that of the codes.
-template <ScaleForm kForm, int kZeroShift, int kTokens>
-inline void AddBlock(const __m512i (&c)[8], __m512 scale, __m512 second, const std::byte* x,
-                     __m512 (&y)[kTokens]) {
-  PHASOR_UNROLL
-  for (int t = 0; t < kTokens; ++t) {
-    const std::byte* codes = x + 32 * t;
-    const std::byte* numbers = x + 32 * kTokens + 4 * t;
-    const __m512 x_scale = BroadcastFloat(numbers);
-    if constexpr (kForm == ScaleForm::kSuperHalves) {
-      __m512i whole = _mm512_srai_epi32(BroadcastInt(numbers + 8 * kTokens), kZeroShift);
-      __m512i first = _mm512_srai_epi32(BroadcastInt(numbers + 12 * kTokens), kZeroShift);
-      __m512i low = Dot<0, 4>(first, c, codes);
-      __m512i high = Dot<4, 8>(_mm512_sub_epi32(whole, first), c, codes);
-      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(scale, x_scale), y[t]);
-      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(second, x_scale), y[t]);
-    } else if constexpr (kForm == ScaleForm::kSymmetric) {
-      __m512i acc = BroadcastInt(numbers + 8 * kTokens);
-      if constexpr (kZeroShift != 0) acc = _mm512_srai_epi32(acc, kZeroShift);
-      acc = Dot<0, 8>(acc, c, codes);
-      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_mul_ps(scale, x_scale), y[t]);
-    } else {
-      __m512i acc = Dot<0, 8>(_mm512_setzero_si512(), c, codes);
-      y[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_mul_ps(scale, x_scale), y[t]);
-      y[t] = _mm512_fmadd_ps(second, BroadcastFloat(numbers + 4 * kTokens), y[t]);
+    PHASOR_UNROLL
+    for (int t = 0; t < kCount; ++t) {
+      acc[t] = _mm512_dpbusd_epi32(acc[t], c[v], BroadcastInt(codes + 32 * t + 4 * v));
     }
   }
 }
 
+// Adds one block's products to the sums of tokens [kFirst, kFirst + kCount). `kZeroShift` takes the
+// prepared sums from zero code 128 to that of the codes.
+template <ScaleForm kForm, int kZeroShift, int kFirst, int kCount, int kTokens>
+PHASOR_INLINE void AddTokens(const __m512i (&c)[8], __m512 scale, __m512 second, const std::byte* x,
+                             __m512 (&y)[kTokens]) {
+  constexpr bool kHalves = kForm == ScaleForm::kSuperHalves;
+  constexpr bool kHasOffset = kForm == ScaleForm::kAffine || kForm == ScaleForm::kSuperAffine;
+  const std::byte* codes = x + 32 * kFirst;
+  const std::byte* numbers = x + 32 * kTokens + 4 * kFirst;
+  __m512i acc[kCount], upper[kCount];
+  PHASOR_UNROLL
+  for (int t = 0; t < kCount; ++t) {
+    if constexpr (kHasOffset) {
+      acc[t] = _mm512_setzero_si512();
+    } else {
+      acc[t] = BroadcastInt(numbers + (kHalves ? 12 : 8) * kTokens + 4 * t);
+      if constexpr (kHalves) {
+        upper[t] = _mm512_sub_epi32(BroadcastInt(numbers + 8 * kTokens + 4 * t), acc[t]);
+        if constexpr (kZeroShift != 0) upper[t] = _mm512_srai_epi32(upper[t], kZeroShift);
+      }
+      if constexpr (kZeroShift != 0) acc[t] = _mm512_srai_epi32(acc[t], kZeroShift);
+    }
+  }
+  Dot<0, kHalves ? 4 : 8>(c, codes, acc);
+  if constexpr (kHalves) Dot<4, 8>(c, codes, upper);
+  PHASOR_UNROLL
+  for (int t = 0; t < kCount; ++t) {
+    const __m512 x_scale = BroadcastFloat(numbers + 4 * t);
+    __m512& sum = y[kFirst + t];
+    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[t]), _mm512_mul_ps(scale, x_scale), sum);
+    if constexpr (kHalves) {
+      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(upper[t]), _mm512_mul_ps(second, x_scale), sum);
+    }
+    if constexpr (kHasOffset) {
+      sum = _mm512_fmadd_ps(second, BroadcastFloat(numbers + 4 * kTokens + 4 * t), sum);
+    }
+  }
+}
+
+// Adds one block's products to the sums of every token, a few tokens at a time.
+template <ScaleForm kForm, int kZeroShift, int kFirst = 0, int kTokens>
+PHASOR_INLINE void AddBlock(const __m512i (&c)[8], __m512 scale, __m512 second, const std::byte* x,
+                            __m512 (&y)[kTokens]) {
+  if constexpr (kFirst < kTokens) {
+    constexpr int kCount = kTokens - kFirst < kInterleave ? kTokens - kFirst : kInterleave;
+    AddTokens<kForm, kZeroShift, kFirst, kCount>(c, scale, second, x, y);
+    AddBlock<kForm, kZeroShift, kFirst + kCount>(c, scale, second, x, y);
+  }
+}
+
 template <int kTokens>
-inline void WriteSums(const PanelTask& task, const __m512 (&sums)[kTokens]) {
+PHASOR_INLINE void WriteSums(const PanelTask& task, const __m512 (&sums)[kTokens]) {
   const __mmask16 rows = static_cast<__mmask16>((1u << task.n_rows) - 1);
   const __m512 bias =
       task.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, task.bias);
@@ -201,60 +221,8 @@ void PackedKernel(const PanelTask& task) {
   WriteSums(task, y);
 }
 
-// kForm: kSymmetric, kAffine (also for kSuperAffine) or kSuperHalves.
-template <ScaleForm kForm, int kTokens>
-void UnpackedKernel(const PanelTask& task) {
-  constexpr int kBlockBytes = PanelLayout{8, kForm}.unpacked_block_bytes();
-  __m512 y[kTokens];
-  PHASOR_UNROLL
-  for (int t = 0; t < kTokens; ++t) y[t] = _mm512_setzero_ps();
-  const std::byte *w = task.w, *x = task.x;
-  for (int64_t b = 0; b < task.n; ++b) {
-    __m512i c[8];
-    LoadCodes<8>(w, c);
-    __m512 scale = _mm512_load_ps(w + 8 * kCodeVectorBytes), second = scale;
-    if constexpr (kForm != ScaleForm::kSymmetric) {
-      second = _mm512_load_ps(w + 9 * kCodeVectorBytes);
-    }
-    AddBlock<kForm, 0>(c, scale, second, x, y);
-    w += kBlockBytes;
-    x += kTokens * kActivationBytes;
-  }
-  WriteSums(task, y);
-}
-
-template <int kBits, ScaleForm kForm>
-void UnpackPanel(const std::byte* w, int64_t n_blocks, std::byte* out) {
-  constexpr PanelLayout kLayout = {kBits, kForm};
-  __m512 super_scale = _mm512_setzero_ps(), super_offset = super_scale;
-  const __m512i shift = _mm512_set1_epi8(static_cast<char>(kUnpackedZero - kLayout.zero_code()));
-  for (int64_t b = 0; b < n_blocks; ++b) {
-    if constexpr (kLayout.is_super()) {
-      if (b % kBlocksPerSuper == 0) {
-        LoadSuper<kForm>(w, &super_scale, &super_offset);
-        w += kLayout.super_bytes();
-      }
-    }
-    __m512i c[8];
-    __m512 scale, second;
-    LoadCodes<kBits>(w, c);
-    LoadScales<kBits, kForm>(w, super_scale, super_offset, &scale, &second);
-    PHASOR_UNROLL
-    for (int v = 0; v < 8; ++v) {
-      if constexpr (!kLayout.is_affine()) c[v] = _mm512_add_epi8(c[v], shift);
-      _mm512_store_si512(out + v * kCodeVectorBytes, c[v]);
-    }
-    _mm512_store_ps(out + 8 * kCodeVectorBytes, scale);
-    if constexpr (kForm != ScaleForm::kSymmetric) {
-      _mm512_store_ps(out + 9 * kCodeVectorBytes, second);
-    }
-    w += kLayout.block_bytes();
-    out += kLayout.unpacked_block_bytes();
-  }
-}
-
 template <DType kType>
-inline __m512 LoadWeights(const std::byte* p) {
+PHASOR_INLINE __m512 LoadWeights(const std::byte* p) {
   if constexpr (kType == DType::kF32) {
     return _mm512_loadu_ps(p);
   } else if constexpr (kType == DType::kF16) {
@@ -344,25 +312,17 @@ void Quantize(const float* x, int64_t n_blocks, int t, int nt, std::byte* group)
 
 // Tables of kernels by number of tokens.
 template <int kBits, ScaleForm kForm>
-constexpr PanelKernel kPackedTable[kMaxFusedTokens] = {
-    PackedKernel<kBits, kForm, 1>, PackedKernel<kBits, kForm, 2>, PackedKernel<kBits, kForm, 3>,
-    PackedKernel<kBits, kForm, 4>};
-
-template <ScaleForm kForm>
-constexpr PanelKernel kUnpackedTable[kMaxTokens] = {
-    UnpackedKernel<kForm, 1>,  UnpackedKernel<kForm, 2>,  UnpackedKernel<kForm, 3>,
-    UnpackedKernel<kForm, 4>,  UnpackedKernel<kForm, 5>,  UnpackedKernel<kForm, 6>,
-    UnpackedKernel<kForm, 7>,  UnpackedKernel<kForm, 8>,  UnpackedKernel<kForm, 9>,
-    UnpackedKernel<kForm, 10>, UnpackedKernel<kForm, 11>, UnpackedKernel<kForm, 12>,
-    UnpackedKernel<kForm, 13>, UnpackedKernel<kForm, 14>, UnpackedKernel<kForm, 15>,
-    UnpackedKernel<kForm, 16>};
+constexpr PanelKernel kPackedTable[kMaxTokens] = {
+    PackedKernel<kBits, kForm, 1>,  PackedKernel<kBits, kForm, 2>,  PackedKernel<kBits, kForm, 3>,
+    PackedKernel<kBits, kForm, 4>,  PackedKernel<kBits, kForm, 5>,  PackedKernel<kBits, kForm, 6>,
+    PackedKernel<kBits, kForm, 7>,  PackedKernel<kBits, kForm, 8>,  PackedKernel<kBits, kForm, 9>,
+    PackedKernel<kBits, kForm, 10>, PackedKernel<kBits, kForm, 11>, PackedKernel<kBits, kForm, 12>};
 
 template <DType kType>
 constexpr PanelKernel kFloatTable[kMaxTokens] = {
-    FloatKernel<kType, 1>,  FloatKernel<kType, 2>,  FloatKernel<kType, 3>,  FloatKernel<kType, 4>,
-    FloatKernel<kType, 5>,  FloatKernel<kType, 6>,  FloatKernel<kType, 7>,  FloatKernel<kType, 8>,
-    FloatKernel<kType, 9>,  FloatKernel<kType, 10>, FloatKernel<kType, 11>, FloatKernel<kType, 12>,
-    FloatKernel<kType, 13>, FloatKernel<kType, 14>, FloatKernel<kType, 15>, FloatKernel<kType, 16>};
+    FloatKernel<kType, 1>, FloatKernel<kType, 2>,  FloatKernel<kType, 3>,  FloatKernel<kType, 4>,
+    FloatKernel<kType, 5>, FloatKernel<kType, 6>,  FloatKernel<kType, 7>,  FloatKernel<kType, 8>,
+    FloatKernel<kType, 9>, FloatKernel<kType, 10>, FloatKernel<kType, 11>, FloatKernel<kType, 12>};
 
 }  // namespace
 }  // namespace phasor
@@ -377,34 +337,16 @@ PanelKernel FindPacked(PanelLayout layout, int n_tokens) {
   });
 }
 
-PanelKernel FindUnpacked(ScaleForm form, int n_tokens) {
-  switch (form) {
-    case ScaleForm::kSymmetric:
-      return kUnpackedTable<ScaleForm::kSymmetric>[n_tokens - 1];
-    case ScaleForm::kSuperHalves:
-      return kUnpackedTable<ScaleForm::kSuperHalves>[n_tokens - 1];
-    default:
-      return kUnpackedTable<ScaleForm::kAffine>[n_tokens - 1];
-  }
-}
-
 PanelKernel FindFloat(DType dtype, int n_tokens) {
   if (dtype == DType::kF32) return kFloatTable<DType::kF32>[n_tokens - 1];
   if (dtype == DType::kF16) return kFloatTable<DType::kF16>[n_tokens - 1];
   return kFloatTable<DType::kBF16>[n_tokens - 1];
 }
 
-void Unpack(PanelLayout layout, const std::byte* panel, int64_t n_blocks, std::byte* out) {
-  VisitLayout(layout, [&]<int kBits, ScaleForm kForm>() {
-    UnpackPanel<kBits, kForm>(panel, n_blocks, out);
-  });
-}
-
 }  // namespace
 
 const MatMulKernels& Avx512MatMulKernels() {
-  static constexpr MatMulKernels kKernels = {kMaxFusedTokens, kMaxTokens, FindPacked, FindUnpacked,
-                                             FindFloat,       Unpack,     Quantize};
+  static constexpr MatMulKernels kKernels = {kMaxTokens, FindPacked, FindFloat, Quantize};
   return kKernels;
 }
 

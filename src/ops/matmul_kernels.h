@@ -15,13 +15,22 @@
 #include "ops/panel_layout.h"
 #include "tensor/dtype.h"
 
+// Arrays of vectors stay in registers only where every loop over them is unrolled and every
+// function that takes them is inlined.
+#define PHASOR_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace phasor {
 
 inline constexpr int kActivationBytes = 48;
 
 // One panel times one group of tokens.
 struct PanelTask {
-  const std::byte* w = nullptr;  // panel, packed, unpacked or float as the kernel wants it
+  const std::byte* w = nullptr;  // one panel
   int64_t n = 0;                 // blocks of 32 columns; columns for float kernels
   const std::byte* x = nullptr;  // the group's activations
   float* y = nullptr;            // [n_tokens, ldy], first row of the panel
@@ -35,16 +44,10 @@ struct PanelTask {
 using PanelKernel = void (*)(const PanelTask&);
 
 struct MatMulKernels {
-  int max_fused_tokens;  // groups up to this size read packed panels
-  int max_tokens;        // larger ones, up to this size, read unpacked panels
-  // n_tokens in [1, max_fused_tokens].
+  int max_tokens;  // largest group of tokens
+  // Kernels for a group of n_tokens, 1 to max_tokens.
   PanelKernel (*packed)(PanelLayout layout, int n_tokens);
-  // n_tokens in [1, max_tokens]; null where max_tokens == max_fused_tokens.
-  PanelKernel (*unpacked)(ScaleForm form, int n_tokens);
-  // n_tokens in [1, max_tokens].
   PanelKernel (*floats)(DType dtype, int n_tokens);
-  // Panel of n_blocks blocks to the unpacked form; null like `unpacked`.
-  void (*unpack)(PanelLayout layout, const std::byte* panel, int64_t n_blocks, std::byte* out);
   // Token t of a group of nt: n_blocks * 32 floats to int8 blocks. Scale = max|x| / 127, codes
   // rounded to nearest even; the same bits at every level. A block with a NaN or an infinity gets
   // the scale NaN, one below kTinyActivation the scale 0.

@@ -205,8 +205,7 @@ void Quantize(const float* x, int64_t n_blocks, int t, int nt, std::byte* group)
 }  // namespace
 
 const MatMulKernels& ScalarMatMulKernels() {
-  static constexpr MatMulKernels kKernels = {kMaxTokens, kMaxTokens, FindPacked, nullptr,
-                                             FindFloat,  nullptr,    Quantize};
+  static constexpr MatMulKernels kKernels = {kMaxTokens, FindPacked, FindFloat, Quantize};
   return kKernels;
 }
 

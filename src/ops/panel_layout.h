@@ -16,10 +16,6 @@
 // and the kSuper forms put the f16 factors of eight blocks before them: scale [16], and for
 // kSuperAffine offset [16]. All factors are those of the file, so a panel is exact and has the
 // file's size (Q8_0, Q4_0 ...) or a little more (Q4_K: 4.625 bits per weight for 4.5).
-//
-// The *unpacked* form is what a kernel for many tokens reads from cache: per block eight code
-// vectors, f32 scale [16], and a second f32 [16]: the offset (affine forms) or the scale of columns
-// 16-31 (kSuperHalves); nothing for kSymmetric. Symmetric codes are shifted so that 128 is zero.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +27,6 @@ namespace phasor {
 
 inline constexpr int kCodeVectorBytes = 64;
 inline constexpr int kBlocksPerSuper = 8;
-inline constexpr int kUnpackedZero = 128;
 
 struct PanelLayout {
   int code_bits = 0;
@@ -51,9 +46,6 @@ struct PanelLayout {
   // Bytes before the first of eight blocks.
   constexpr int super_bytes() const {
     return form == ScaleForm::kSuperAffine ? 64 : form == ScaleForm::kSuperHalves ? 32 : 0;
-  }
-  constexpr int unpacked_block_bytes() const {
-    return 8 * kCodeVectorBytes + (form == ScaleForm::kSymmetric ? 64 : 128);
   }
   constexpr int64_t PanelBytes(int64_t n_blocks) const {
     return n_blocks * block_bytes() +

@@ -1,0 +1,182 @@
+// Rates of the matrix kernels.
+//   matvec   bytes of packed weights per second at one token; more weights than the last-level
+//   cache
+//            holds, so this is memory. `stream` is the yardstick: the same memory, only read.
+//   matmul   multiply and add as two operations per weight and token
+//   gemm     the float product of prefill attention
+// Quiet machines are rare: run with --benchmark_repetitions=5 and take the best.
+#include <benchmark/benchmark.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "ops/matmul.h"
+#include "registry/weight_codec_table.h"
+#include "tensor/half.h"
+
+namespace phasor {
+namespace {
+
+// Random bytes with f16 factors that are finite: every block starts with them, or (Q6_K) ends.
+std::vector<std::byte> RandomWeights(const WeightCodecInfo& codec, int64_t n_rows, int64_t n_cols) {
+  Rng rng(1);
+  std::vector<std::byte> data(static_cast<std::size_t>(n_rows * RowBytes(codec.dtype, n_cols)));
+  for (std::size_t i = 0; i + 8 <= data.size(); i += 8) {
+    // Without bit 14 of every half word no f16 or f32 is infinite or NaN.
+    uint64_t bits = rng.NextU64() & 0xbfffbfffbfffbfffull;
+    std::memcpy(&data[i], &bits, sizeof(bits));
+  }
+  return data;
+}
+
+PackedMatrix MakeMatrix(const WeightCodecInfo& codec, int64_t n_rows, int64_t n_cols,
+                        ThreadPool& pool) {
+  auto data = RandomWeights(codec, n_rows, n_cols);
+  auto packed =
+      PackedMatrix::Pack(codec, data.data(), n_rows, n_cols, MatMulPrecision::kInt8, pool);
+  return packed.ok() ? std::move(*packed) : PackedMatrix();
+}
+
+std::vector<float> RandomFloats(int64_t n) {
+  Rng rng(2);
+  std::vector<float> x(static_cast<std::size_t>(n));
+  for (float& v : x) v = static_cast<float>(rng.Normal());
+  return x;
+}
+
+// A model's worth of one matrix after the other, so that nothing stays in cache between rounds.
+void BenchMatVec(benchmark::State& state, const WeightCodecInfo* codec, int64_t n_rows,
+                 int64_t n_cols, int n_threads, int64_t total_bytes) {
+  ThreadPool pool(n_threads);
+  std::vector<PackedMatrix> w;
+  int64_t bytes = 0;
+  while (bytes < total_bytes) {
+    w.push_back(MakeMatrix(*codec, n_rows, n_cols, pool));
+    if (w.back().size_bytes() == 0) return state.SkipWithError("weights were refused");
+    bytes += static_cast<int64_t>(w.back().size_bytes());
+  }
+  auto x = RandomFloats(n_cols);
+  std::vector<float> y(static_cast<std::size_t>(n_rows));
+  MatMulScratch scratch;
+  for (auto _ : state) {
+    for (const PackedMatrix& m : w) {
+      MatMulJob job{.w = &m, .y = y.data()};
+      MatMul({&job, 1}, x.data(), 0, 1, scratch, pool);
+    }
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * bytes);
+}
+
+void BenchStream(benchmark::State& state, int n_threads, int64_t total_bytes) {
+  ThreadPool pool(n_threads);
+  AlignedBuffer<uint64_t> data(static_cast<std::size_t>(total_bytes / 8));
+  std::memset(data.data(), 1, data.size() * 8);
+  std::atomic<uint64_t> total{0};
+  for (auto _ : state) {
+    pool.ParallelFor(static_cast<int64_t>(data.size()), 1 << 16, [&](int64_t begin, int64_t end) {
+      uint64_t sums[8] = {};
+      for (int64_t i = begin; i + 8 <= end; i += 8) {
+        for (int j = 0; j < 8; ++j) sums[j] += data[static_cast<std::size_t>(i + j)];
+      }
+      uint64_t sum = 0;
+      for (uint64_t s : sums) sum += s;
+      total += sum;
+    });
+  }
+  benchmark::DoNotOptimize(total.load());
+  state.SetBytesProcessed(state.iterations() * total_bytes);
+}
+
+void BenchMatMul(benchmark::State& state, const WeightCodecInfo* codec, int64_t n_rows,
+                 int64_t n_cols, int n_tokens, int n_threads) {
+  ThreadPool pool(n_threads);
+  PackedMatrix w = MakeMatrix(*codec, n_rows, n_cols, pool);
+  if (w.size_bytes() == 0) return state.SkipWithError("weights were refused");
+  auto x = RandomFloats(n_cols * n_tokens);
+  std::vector<float> y(static_cast<std::size_t>(n_rows * n_tokens));
+  MatMulScratch scratch;
+  for (auto _ : state) {
+    MatMulJob job{.w = &w, .y = y.data()};
+    MatMul({&job, 1}, x.data(), 0, n_tokens, scratch, pool);
+    benchmark::ClobberMemory();
+  }
+  state.counters["op/s"] =
+      benchmark::Counter(2.0 * static_cast<double>(n_rows * n_cols * n_tokens) *
+                             static_cast<double>(state.iterations()),
+                         benchmark::Counter::kIsRate);
+}
+
+void BenchGemm(benchmark::State& state, int m, int n, int k) {
+  auto a = RandomFloats(m * k), b = RandomFloats(k * n);
+  std::vector<float> c(static_cast<std::size_t>(m * n));
+  for (auto _ : state) {
+    GemmF32(a.data(), k, b.data(), n, c.data(), n, m, n, k, false);
+    benchmark::ClobberMemory();
+  }
+  state.counters["flop/s"] = benchmark::Counter(
+      2.0 * m * n * k * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+
+template <typename F, typename... Args>
+void Register(const std::string& name, F function, Args... args) {
+  benchmark::RegisterBenchmark(name.c_str(), function, args...)->UseRealTime();
+}
+
+void RegisterAll() {
+  constexpr int64_t kModelBytes = 100 << 20;
+  for (int threads : {1, 2}) {
+    const std::string suffix = "/threads:" + std::to_string(threads);
+    Register("stream" + suffix, BenchStream, threads, kModelBytes);
+    for (const WeightCodecInfo* codec : WeightCodecs()) {
+      Register("matvec/" + std::string(codec->id) + "/2048x2048" + suffix, BenchMatVec, codec,
+               int64_t{2048}, int64_t{2048}, threads, kModelBytes);
+    }
+    const WeightCodecInfo* q8 = FindWeightCodec(DType::kQ8_0);
+    const WeightCodecInfo* q4 = FindWeightCodec(DType::kQ4_1);
+    Register("matvec/q8_0/49152x576" + suffix, BenchMatVec, q8, int64_t{49152}, int64_t{576},
+             threads, kModelBytes);
+    Register("matvec/q4_1/1536x576" + suffix, BenchMatVec, q4, int64_t{1536}, int64_t{576}, threads,
+             kModelBytes);
+    Register("matvec/q4_1/576x1536" + suffix, BenchMatVec, q4, int64_t{576}, int64_t{1536}, threads,
+             kModelBytes);
+  }
+  for (const WeightCodecInfo* codec : WeightCodecs()) {
+    Register("matmul/" + std::string(codec->id) + "/1536x1536/tokens:512", BenchMatMul, codec,
+             int64_t{1536}, int64_t{1536}, 512, 1);
+  }
+  const WeightCodecInfo* q4 = FindWeightCodec(DType::kQ4_1);
+  for (int64_t n_cols : {576, 1536, 4096}) {
+    Register("matmul/q4_1/1536x" + std::to_string(n_cols) + "/tokens:512", BenchMatMul, q4,
+             int64_t{1536}, n_cols, 512, 1);
+  }
+  for (int n_tokens : {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 64, 128}) {
+    Register("matmul/q4_1/1536x576/tokens:" + std::to_string(n_tokens), BenchMatMul, q4,
+             int64_t{1536}, int64_t{576}, n_tokens, 1);
+  }
+  for (auto [m, n, k] : {std::array<int, 3>{16, 128, 64},
+                         {128, 64, 128},
+                         {128, 128, 64},
+                         {512, 128, 64},
+                         {512, 64, 128},
+                         {512, 128, 128}}) {
+    Register("gemm/" + std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k),
+             BenchGemm, m, n, k);
+  }
+}
+
+}  // namespace
+}  // namespace phasor
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  phasor::RegisterAll();
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
