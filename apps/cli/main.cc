@@ -52,7 +52,6 @@ int Main(int argc, char** argv) {
   phasor::cli::AddBenchCommand(app, &exit_code);
   phasor::cli::AddCalibrateCommand(app, &exit_code);
   phasor::cli::AddMethodsCommand(app, &exit_code);
-  phasor::cli::AddReproduceCommand(app, &exit_code);
   try {
     std::vector<std::string> args = NormalizeArguments(argc, argv);
     std::reverse(args.begin(), args.end());  // the library takes them last first
