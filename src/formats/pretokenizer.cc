@@ -53,7 +53,6 @@ class Emitter {
 
   // Spans must follow each other without gaps.
   void Add(std::size_t begin, std::size_t end, bool match) {
-    if (begin == end) return;
     match ^= invert_;
     switch (behavior_) {
       case SplitBehavior::kIsolated:
@@ -114,11 +113,11 @@ class SplitStep : public PreTokenizerStep {
     Emitter emitter(piece, behavior_, invert_, out);
     std::size_t done = 0;
     for (const ByteSpan& match : scratch->matches) {
-      emitter.Add(done, match.begin, false);
+      if (done < match.begin) emitter.Add(done, match.begin, false);
       emitter.Add(match.begin, match.end, true);
       done = match.end;
     }
-    emitter.Add(done, piece.text.size(), false);
+    if (done < piece.text.size()) emitter.Add(done, piece.text.size(), false);
     emitter.Finish();
   }
 
@@ -142,13 +141,13 @@ class CharacterStep : public PreTokenizerStep {
       auto lead = static_cast<unsigned char>(piece.text[i]);
       std::size_t size = Utf8Length(piece.text[i]);
       if (lead < 128 ? ascii_[lead] : is_match_(DecodeUtf8(piece.text, i))) {
-        emitter.Add(done, i, false);
+        if (done < i) emitter.Add(done, i, false);
         emitter.Add(i, i + size, true);
         done = i + size;
       }
       i += size;
     }
-    emitter.Add(done, piece.text.size(), false);
+    if (done < piece.text.size()) emitter.Add(done, piece.text.size(), false);
     emitter.Finish();
   }
 
@@ -197,11 +196,11 @@ class MetaspaceStep : public PreTokenizerStep {
     Emitter emitter(piece, SplitBehavior::kMergedWithNext, false, out);
     std::size_t done = 0;
     for (std::size_t at = 0; (at = piece.text.find(replacement_, at)) != piece.text.npos;) {
-      emitter.Add(done, at, false);
+      if (done < at) emitter.Add(done, at, false);
       emitter.Add(at, at + replacement_.size(), true);
       done = at += replacement_.size();
     }
-    emitter.Add(done, piece.text.size(), false);
+    if (done < piece.text.size()) emitter.Add(done, piece.text.size(), false);
     emitter.Finish();
   }
 
@@ -262,6 +261,11 @@ void PreTokenizer::AddPunctuation(SplitBehavior behavior) {
 
 void PreTokenizer::AddWhitespaceSplit() {
   steps_.push_back(std::make_unique<CharacterStep>(IsUnicodeSpace, SplitBehavior::kRemoved));
+}
+
+void PreTokenizer::AddWhitespace() {
+  AddWhitespaceSplit();
+  steps_.push_back(std::make_unique<CharacterStep>(IsWordCharacter, SplitBehavior::kContiguous));
 }
 
 void PreTokenizer::AddPrefixSpace() { steps_.push_back(std::make_unique<PrefixSpaceStep>()); }

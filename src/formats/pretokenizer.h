@@ -54,6 +54,8 @@ class PreTokenizer {
   void AddDigits(bool individual);
   void AddPunctuation(SplitBehavior behavior);
   void AddWhitespaceSplit();
+  // Runs of word characters and runs of other signs; white space is dropped.
+  void AddWhitespace();
   // A space in front of every piece that has none.
   void AddPrefixSpace();
   void AddMetaspace(std::string replacement, PrependScheme prepend, bool split);

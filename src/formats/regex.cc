@@ -3,6 +3,7 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <new>
 
 #include "formats/printable.h"
@@ -18,11 +19,12 @@ constexpr uint32_t kHeapLimitKib = 64 * 1024;
 constexpr std::size_t kJitStackStart = 64 * 1024, kJitStackMax = 8 * 1024 * 1024;
 constexpr std::size_t kMaxPatternBytes = 64 * 1024;
 
-// White_Space and word characters as members of a class. PCRE2's own \s also holds U+180E and its
-// own \w lacks marks.
+// White_Space and word characters as members of a class, as Oniguruma has them (checked on every
+// code point). PCRE2's own \s also holds U+180E and its own \w lacks marks.
 constexpr std::string_view kSpaceSet = R"(\p{Z}\x09-\x0d\x{85})";
 constexpr std::string_view kWordSet =
-    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\x{200c}\x{200d})";
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\xb2\xb3\xb9\xbc-\xbe\x{24b6}-\x{24e9})"
+    R"(\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 
 // Walks a pattern once and writes its PCRE2 form.
 class Translator {
@@ -198,7 +200,8 @@ void Regex::FindAll(std::string_view text, RegexScratch* scratch,
   auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   RegexScratch::Impl& s = *scratch->impl_;
   PCRE2_SIZE* pair = pcre2_get_ovector_pointer(s.data);
-  for (std::size_t at = 0; at < text.size();) {
+  std::size_t last_end = text.npos;
+  for (std::size_t at = 0; at <= text.size();) {
     int rc = impl_->jit ? pcre2_jit_match(impl_->code, subject, text.size(), at, PCRE2_NO_UTF_CHECK,
                                           s.data, s.context)
                         : PCRE2_ERROR_JIT_STACKLIMIT;
@@ -207,15 +210,14 @@ void Regex::FindAll(std::string_view text, RegexScratch* scratch,
                        s.data, s.context);
     }
     if (rc < 0) return;
-    std::size_t begin = pair[0], end = pair[1];
-    if (end > begin && begin >= at) {
-      out->push_back({begin, end});
-      at = end;
-    } else {  // an empty match takes no text: look on behind the next character
-      std::size_t next = begin < at ? at : begin;
-      if (next >= text.size()) return;
-      at = next + Utf8Length(text[next]);
+    // A match that \K or a look-behind starts before `at` counts from there.
+    std::size_t begin = std::max(pair[0], at), end = std::max(pair[1], begin);
+    if (begin == end && end == last_end) {  // empty, where the last match ended: step over it
+      at += at < text.size() ? Utf8Length(text[at]) : 1;
+      continue;
     }
+    out->push_back({begin, end});
+    at = last_end = end;
   }
 }
 

@@ -42,7 +42,8 @@ class Regex {
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
 
-  // Appends every match, left to right, in `text`, which must be valid UTF-8. Matching stops early
+  // Appends every match, left to right, in `text`, which must be valid UTF-8; an empty one only
+  // where no match just ended. Matching stops early
   // when a hostile pattern passes PCRE2's limits: what follows then counts as not matched.
   void FindAll(std::string_view text, RegexScratch* scratch, std::vector<ByteSpan>* out) const;
 

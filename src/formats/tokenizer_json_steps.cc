@@ -156,8 +156,7 @@ Status ReadJsonPreTokenizer(const Json& node, PreTokenizer* out, bool* byte_leve
   } else if (type == "WhitespaceSplit") {
     out->AddWhitespaceSplit();
   } else if (type == "Whitespace") {
-    PHASOR_ASSIGN_OR_RETURN(Regex pattern, Regex::Compile("\\w+|(?:(?!\\w)\\S)+"));
-    out->AddSplit(std::move(pattern), SplitBehavior::kRemoved, true);
+    out->AddWhitespace();
   } else if (type == "Metaspace") {
     PHASOR_ASSIGN_OR_RETURN(Metaspace m, ReadMetaspace(node));
     PHASOR_ASSIGN_OR_RETURN(bool split, JsonBool(node, "split", true));
