@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/kv_cache.h"
 #include "tests/golden/golden_support.h"
 #include "tests/support/default_model.h"
 
@@ -279,6 +280,20 @@ TEST_F(DefaultModel, EightBitPerplexityIsWithinOnePercentOfTransformers) {
   const double ratio = Perplexity(*session, expected) / expected.at("ppl").get<double>();
   RecordProperty("perplexity_ratio", std::to_string(ratio));
   EXPECT_NEAR(ratio, 1.0, kInt8PerplexityTolerance);
+}
+
+// Windows of 2,048 tokens put most keys and values into packed pages, unlike the short chats above.
+TEST_F(DefaultModel, DefaultCacheKeepsPerplexityWithinOnePercentOfTransformers) {
+  PHASOR_LOAD_OR_RETURN(MatMulPrecision::kInt8);
+  const nlohmann::json expected = ReadGoldenJson("default_golden.json").at("perplexity");
+  SessionOptions options;
+  options.n_ctx = 2048;
+  const std::unique_ptr<Session> session = NewSession(options);
+  ASSERT_NE(session, nullptr);
+  const double ratio = Perplexity(*session, expected) / expected.at("ppl").get<double>();
+  RecordProperty("perplexity_ratio", std::to_string(ratio));
+  EXPECT_NEAR(ratio, 1.0, kInt8PerplexityTolerance);
+  EXPECT_GT(session->cache().FrozenBytes(), 0u);
 }
 
 }  // namespace

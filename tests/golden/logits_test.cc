@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "simd/cpu.h"
 #include "tests/golden/golden_support.h"
 
 namespace phasor {
@@ -149,6 +150,19 @@ TEST_P(GoldenLogits, ChunksOfSevenEqualTransformers) {
   const std::vector<float> logits = Run("f32", 7);
   ExpectClose(logits, kLogitTolerance);
   ExpectSameTop1(logits);
+}
+
+TEST_P(GoldenLogits, EveryCpuLevelEqualsTransformers) {
+  const CpuLevel active = ActiveCpuLevel();
+  for (CpuLevel level : AvailableCpuLevels()) {
+    SCOPED_TRACE(CpuLevelName(level));
+    ASSERT_TRUE(SetCpuLevel(level).ok());
+    Load(MatMulPrecision::kF32);  // again for each level: a level may pack weights its own way
+    if (HasFatalFailure()) break;
+    ExpectClose(Run("f32", 31), kLogitTolerance);  // 31 tokens at once, then 17
+    ExpectClose(Run("f32", 1), kLogitTolerance);
+  }
+  ASSERT_TRUE(SetCpuLevel(active).ok());
 }
 
 TEST_P(GoldenLogits, HalfPrecisionCacheStaysClose) {
