@@ -18,8 +18,9 @@ constexpr int kStrip = 16;  // tokens encoded together: one row of lanes, or who
 
 // NaN -> 0, everything else into the range of f16.
 inline float MakeFinite(float x) {
-  if (std::isnan(x)) return 0.0f;
-  return std::clamp(x, -kMaxF16, kMaxF16);
+  x = x != x ? 0.0f : x;
+  x = x > kMaxF16 ? kMaxF16 : x;
+  return x < -kMaxF16 ? -kMaxF16 : x;
 }
 
 std::size_t RoundUp64(std::size_t n) { return (n + 63) / 64 * 64; }
@@ -95,6 +96,25 @@ void IntCodec::QuantizeRow(const float* x, int token, int16_t* codes, uint16_t* 
   }
 }
 
+// One tile from codes[lane][inner] (keys) or codes[inner][lane] (values).
+void GatherTile(bool key, const int16_t (*codes)[kMaxHeadDim], int first_column, int group,
+                int16_t (*tile)[32]) {
+  for (int s = 0; s < group / 2; ++s) {
+    if (key) {
+      for (int l = 0; l < 16; ++l) {
+        std::memcpy(&tile[s][2 * l], &codes[l][first_column + 2 * s], 2 * sizeof(int16_t));
+      }
+      continue;
+    }
+    const int16_t* even = codes[2 * s] + first_column;
+    const int16_t* odd = codes[2 * s + 1] + first_column;
+    for (int l = 0; l < 16; ++l) {
+      tile[s][2 * l] = even[l];
+      tile[s][2 * l + 1] = odd[l];
+    }
+  }
+}
+
 void IntCodec::PackStrip(const int16_t (*codes)[kMaxHeadDim], int first, std::byte* page) const {
   const bool key = shape_.role == KvRole::kKey;
   const int n_lane_blocks = shape_.n_lanes / 16, group = shape_.group;
@@ -105,13 +125,8 @@ void IntCodec::PackStrip(const int16_t (*codes)[kMaxHeadDim], int first, std::by
   int16_t tile[kMaxTileSteps][32];
   for (int row = row_begin; row < row_end; ++row) {
     for (int lane = lane_begin; lane < lane_end; ++lane) {
-      for (int inner = 0; inner < group; ++inner) {
-        int16_t* to = tile[inner / 2] + (inner & 1);
-        for (int l = 0; l < 16; ++l) {
-          to[2 * l] = key ? codes[l][row * group + inner]
-                          : codes[row * group + inner - first][lane * 16 + l];
-        }
-      }
+      if (key) GatherTile(true, codes, row * group, group, tile);
+      if (!key) GatherTile(false, codes + (row - row_begin) * group, lane * 16, group, tile);
       const std::size_t index = static_cast<std::size_t>(row) * n_lane_blocks + lane;
       PackTile(shape_.bits, tile, page + shape_.codes_at + index * shape_.tile_bytes);
     }
@@ -137,31 +152,54 @@ void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) cons
   }
 }
 
+// Numbers of one tile: out_TC[token][channel] of a full tile, a row of out_TC is `stride` floats.
+void ScatterTile(bool key, const int16_t (*codes)[32], int group, int offset, const float* scale,
+                 float* out_TC, int stride) {
+  if (key) {
+    for (int l = 0; l < 16; ++l) {
+      float* out = out_TC + l * stride;
+      for (int s = 0; s < group / 2; ++s) {
+        out[2 * s] = scale[l] * static_cast<float>(codes[s][2 * l] - offset);
+        out[2 * s + 1] = scale[l] * static_cast<float>(codes[s][2 * l + 1] - offset);
+      }
+    }
+    return;
+  }
+  for (int s = 0; s < group / 2; ++s) {
+    float* even = out_TC + 2 * s * stride;
+    float* odd = even + stride;
+    for (int l = 0; l < 16; ++l) {
+      even[l] = scale[2 * s] * static_cast<float>(codes[s][2 * l] - offset);
+      odd[l] = scale[2 * s + 1] * static_cast<float>(codes[s][2 * l + 1] - offset);
+    }
+  }
+}
+
 void IntCodec::DecodePage(const std::byte* page, int n_tokens, float* x_TD) const {
   const bool key = shape_.role == KvRole::kKey;
   const int n_lane_blocks = shape_.n_lanes / 16, group = shape_.group, dim = shape_.head_dim;
+  // Tokens and channels of one tile.
+  const int tile_tokens = key ? 16 : group, tile_channels = key ? group : 16;
   const auto* scales = reinterpret_cast<const uint16_t*>(page);
-  float scale[kPageTokens];
+  float scale[kPageTokens], edge[16][16];
   int16_t codes[kMaxTileSteps][32];
   for (int b = 0; b < shape_.n_blocks; ++b) {
-    for (int t = 0; t < n_tokens; ++t) scale[t] = F16ToF32(scales[b * kPageTokens + t]);
-    const int first = b * shape_.block, end = std::min(first + shape_.block, dim);
-    const int row_begin = key ? first / group : 0, lane_begin = key ? 0 : first / 16;
-    const int row_end = ((key ? end : n_tokens) + group - 1) / group;
-    const int lane_end = ((key ? n_tokens : end) + 15) / 16;
-    for (int row = row_begin; row < row_end; ++row) {
-      for (int lane = lane_begin; lane < lane_end; ++lane) {
-        const std::size_t index = static_cast<std::size_t>(row) * n_lane_blocks + lane;
+    for (int t = 0; t < kPageTokens; ++t) scale[t] = F16ToF32(scales[b * kPageTokens + t]);
+    const int begin = b * shape_.block, end = std::min(begin + shape_.block, dim);
+    for (int t = 0; t < n_tokens; t += tile_tokens) {
+      for (int c = begin; c < end; c += tile_channels) {
+        const std::size_t index =
+            key ? static_cast<std::size_t>(c / group) * n_lane_blocks + t / 16
+                : static_cast<std::size_t>(t / group) * n_lane_blocks + c / 16;
         UnpackTile(shape_.bits, page + shape_.codes_at + index * shape_.tile_bytes, codes);
-        for (int inner = 0; inner < group; ++inner) {
-          const int16_t* from = codes[inner / 2] + (inner & 1);
-          for (int l = 0; l < 16; ++l) {
-            const int token = key ? lane * 16 + l : row * group + inner;
-            const int channel = key ? row * group + inner : lane * 16 + l;
-            if (token >= n_tokens || channel >= end) break;
-            x_TD[token * dim + channel] =
-                scale[token] * static_cast<float>(from[2 * l] - shape_.offset);
-          }
+        if (t + tile_tokens <= n_tokens && c + tile_channels <= end) {
+          ScatterTile(key, codes, group, shape_.offset, scale + t, x_TD + t * dim + c, dim);
+          continue;
+        }
+        ScatterTile(key, codes, group, shape_.offset, scale + t, edge[0], 16);
+        const std::size_t n_channels = std::min(tile_channels, end - c);
+        for (int i = 0; i < std::min(tile_tokens, n_tokens - t); ++i) {
+          std::memcpy(x_TD + (t + i) * dim + c, edge[i], sizeof(float) * n_channels);
         }
       }
     }
@@ -192,12 +230,17 @@ void IntCodec::PrepareQuery(const float* q_GD, int g, std::byte* prepared) const
   }
 }
 
-// Codes for a given step: nearest grid place, clamped.
+// Codes for a given step: nearest grid place, clamped. Written so that compilers vectorise it.
 void CodesForScale(const float* x, int n, float d, int half, int16_t* codes) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float inverse = d == 0 ? 0.0f : 1.0f / d;
   const float low = static_cast<float>(-half), high = static_cast<float>(half - 1);
   for (int i = 0; i < n; ++i) {
-    const float r = std::nearbyint(std::clamp(x[i] * inverse, low, high));
+    float r = x[i] * inverse;
+    r = r < low ? low : r;
+    r = r > high ? high : r;
+    r = r + kRound;
+    r = r - kRound;
     codes[i] = static_cast<int16_t>(static_cast<int>(r) + half);
   }
 }
@@ -217,7 +260,13 @@ void QuantizeQ8_0(const float* x, int n, uint16_t* scale, int16_t* codes) {
   const float d = largest / 127.0f;
   const float inverse = d >= kSmallestWeight ? 1.0f / d : 0.0f;
   *scale = F32ToF16(d);
-  for (int i = 0; i < n; ++i) codes[i] = static_cast<int16_t>(std::round(x[i] * inverse));
+  for (int i = 0; i < n; ++i) {
+    // std::round, halves away from zero, in steps that vectorise.
+    const float a = std::fabs(x[i] * inverse);
+    const int whole = static_cast<int>(a);
+    const int up = a - static_cast<float>(whole) >= 0.5f ? whole + 1 : whole;
+    codes[i] = static_cast<int16_t>(x[i] < 0 ? -up : up);
+  }
 }
 
 void QuantizeQ4_0(const float* x, int n, uint16_t* scale, int16_t* codes) {

@@ -13,66 +13,95 @@ typedef float V16 __attribute__((vector_size(64), aligned(4)));
 #define PHASOR_NO_CONTRACT
 #endif
 
-// Squared error of n numbers with step size `d`, for the grid -half .. half-1 (error[0]) and its
-// mirror image (error[1]). Sixteen partial sums, added in a fixed order: the same bits everywhere.
-PHASOR_NO_CONTRACT inline void GridError(const float* x, int n, float half, float d, float* error) {
+// Squared errors of n numbers with step size `d`, for the grid -half .. half-1 (plus) and its
+// mirror image (minus), as sixteen partial sums each. |x| <= 100 * d.
+PHASOR_NO_CONTRACT inline void GridErrors(const float* x, int n, float half, float d, V16* plus,
+                                          V16* minus) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float inverse = 1.0f / d;
+  const V16 zero = {};
+  const V16 low = zero - half, high = zero + half;
+  const V16 low_inside = zero + (1.0f - half), high_inside = zero + (half - 1.0f);
   V16 sum_plus = {}, sum_minus = {};
   for (int i = 0; i < n; i += 16) {
     V16 v;
     __builtin_memcpy(&v, x + i, sizeof(v));
     V16 r = v * inverse;
-    // Beyond the grid the clamps below decide; this bound only keeps the rounding trick valid.
-    r = r > half + 1.0f ? half + 1.0f + 0.0f * r : r;
-    r = r < -half - 1.0f ? -half - 1.0f + 0.0f * r : r;
     r = r + kRound;
     r = r - kRound;
-    const V16 low = r < -half ? 0.0f * r - half : r;
-    const V16 high = r > half ? 0.0f * r + half : r;
-    const V16 plus = low > half - 1.0f ? 0.0f * r + (half - 1.0f) : low;
-    const V16 minus = high < 1.0f - half ? 0.0f * r + (1.0f - half) : high;
-    V16 e = plus * d;
-    e = v - e;
-    e = e * e;
-    sum_plus = sum_plus + e;
-    e = minus * d;
-    e = v - e;
-    e = e * e;
-    sum_minus = sum_minus + e;
+    V16 a = r < low ? low : r;
+    a = a > high_inside ? high_inside : a;
+    V16 b = r > high ? high : r;
+    b = b < low_inside ? low_inside : b;
+    a = a * d;
+    a = v - a;
+    a = a * a;
+    sum_plus = sum_plus + a;
+    b = b * d;
+    b = v - b;
+    b = b * b;
+    sum_minus = sum_minus + b;
   }
-  float plus[16], minus[16];
-  __builtin_memcpy(plus, &sum_plus, sizeof(plus));
-  __builtin_memcpy(minus, &sum_minus, sizeof(minus));
-  for (int w = 8; w >= 1; w /= 2) {
-    for (int i = 0; i < w; ++i) {
-      plus[i] += plus[i + w];
-      minus[i] += minus[i + w];
-    }
+  *plus = sum_plus;
+  *minus = sum_minus;
+}
+
+// Sums of sixteen vectors: the result's element i is the sum over v[i]. Pairs of vectors are folded
+// into one, four times; the order of additions is the same everywhere.
+inline void SumEach(V16* v) {
+  for (int i = 0; i < 8; ++i) {
+    v[i] = __builtin_shufflevector(v[i], v[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21,
+                                   22, 23) +
+           __builtin_shufflevector(v[i], v[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28,
+                                   29, 30, 31);
   }
-  error[0] = plus[0];
-  error[1] = minus[0];
+  for (int i = 0; i < 4; ++i) {
+    v[i] = __builtin_shufflevector(v[i], v[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25,
+                                   26, 27) +
+           __builtin_shufflevector(v[i], v[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28,
+                                   29, 30, 31);
+  }
+  for (int i = 0; i < 2; ++i) {
+    v[i] = __builtin_shufflevector(v[i], v[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13,
+                                   28, 29) +
+           __builtin_shufflevector(v[i], v[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14,
+                                   15, 30, 31);
+  }
+  v[0] = __builtin_shufflevector(v[0], v[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14,
+                                 30) +
+         __builtin_shufflevector(v[0], v[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15,
+                                 31);
 }
 
 PHASOR_NO_CONTRACT inline float SearchScale(const ScaleSearch& search, const float* x, int n) {
-  float largest = 0;
-  for (int i = 0; i < n; ++i) {
-    const float a = x[i] < 0 ? -x[i] : x[i];
-    largest = a > largest ? a : largest;
+  V16 top = {};
+  for (int i = 0; i < n; i += 16) {
+    V16 v;
+    __builtin_memcpy(&v, x + i, sizeof(v));
+    top = v > top ? v : top;
+    v = -v;
+    top = v > top ? v : top;
   }
-  float best = 0, best_error = 3.0e38f;
+  float largest = 0;
+  for (int i = 0; i < 16; ++i) largest = top[i] > largest ? top[i] : largest;
+  float scale[16];  // plus and minus of one magnitude side by side
+  V16 error[16];
   for (int i = 0; i < 8; ++i) {
     const float offset = search.step * static_cast<float>(i);
     const float factor = search.first + offset;
     const float d = RoundToF16(largest * factor / static_cast<float>(search.half));
-    if (d == 0) continue;
-    float error[2];
-    GridError(x, n, static_cast<float>(search.half), d, error);
-    for (int sign = 0; sign < 2; ++sign) {
-      if (!(error[sign] < best_error)) continue;
-      best_error = error[sign];
-      best = sign == 0 ? d : -d;
-    }
+    scale[2 * i] = d;
+    scale[2 * i + 1] = -d;
+    if (d == 0) return 0;  // smaller than f16 can tell from zero
+    GridErrors(x, n, static_cast<float>(search.half), d, &error[2 * i], &error[2 * i + 1]);
+  }
+  SumEach(error);
+  float best = 0, best_error = 3.0e38f;
+  for (int i = 0; i < 16; ++i) {
+    const float e = error[0][i];
+    if (!(e < best_error)) continue;
+    best_error = e;
+    best = scale[i];
   }
   return best;
 }

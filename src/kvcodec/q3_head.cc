@@ -6,7 +6,7 @@
 // Deviations: none, no published form.
 // Layout: int_kernels.h, 3 bits, one scale per row.
 // Exactness: approximate; mean squared error on Gaussian rows at D = 64 / 128 at most 0.033 /
-// 0.0365 of the variance (q4_head_test).
+// 0.0365 of the variance (int_codec_test).
 // Cost: 3 + 16/D bits per element; ns per token: kvcodec_bench.
 // Limits: head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries, and
 // weights times scales, are rounded to 15 bits and a sign relative to the largest of the head (of

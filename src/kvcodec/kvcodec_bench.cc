@@ -1,0 +1,131 @@
+// Time per token of scoring and accumulating, codes in the L2 cache: 16 pages one after the other.
+//
+// Read `ns_per_token`: time per cached token and KV head, for all g query heads together.
+#include <benchmark/benchmark.h>
+
+#include <string>
+#include <vector>
+
+#include "base/aligned.h"
+#include "base/rng.h"
+#include "registry/kv_codec_table.h"
+
+namespace phasor {
+namespace {
+
+constexpr int kPages = 16;
+
+struct Setup {
+  std::unique_ptr<KvCodec> codec;
+  AlignedBuffer<std::byte> pages;
+  AlignedBuffer<std::byte> prepared;
+  std::vector<float> weight, rows;
+};
+
+Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g) {
+  KvCodecParams params;
+  params.head_dim = params.n_rot = head_dim;
+  params.role = role;
+  Setup s;
+  auto made = MakeKvCodec(info.id, params);
+  if (!made.ok()) return s;
+  s.codec = std::move(made).value();
+  Rng rng(1);
+  s.rows.resize(kPageTokens * head_dim);
+  s.pages.Resize(kPages * s.codec->PageBytes());
+  for (int p = 0; p < kPages; ++p) {
+    for (float& v : s.rows) v = static_cast<float>(rng.Normal());
+    s.codec->EncodePage(s.rows.data(), kPageTokens, s.pages.data() + p * s.codec->PageBytes());
+  }
+  s.weight.resize(g * kPageTokens);
+  for (float& w : s.weight) w = static_cast<float>(rng.Uniform());
+  if (role == KvRole::kKey) {
+    s.prepared.Resize(s.codec->PreparedQueryBytes(g));
+    s.codec->PrepareQuery(s.rows.data(), g, s.prepared.data());
+  }
+  return s;
+}
+
+void Report(benchmark::State& state, int64_t n_tokens) {
+  state.counters["ns_per_token"] = benchmark::Counter(
+      static_cast<double>(n_tokens) * 1e-9,
+      benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+}
+
+void Score(benchmark::State& state, const KvCodecInfo* info) {
+  const int head_dim = static_cast<int>(state.range(0)), g = static_cast<int>(state.range(1));
+  Setup s = MakeSetup(*info, KvRole::kKey, head_dim, g);
+  if (s.codec == nullptr) return state.SkipWithError("head size not supported");
+  std::vector<float> score(g * kPageTokens);
+  for (auto _ : state) {
+    for (int p = 0; p < kPages; ++p) {
+      s.codec->ScorePage(s.prepared.data(), g, s.pages.data() + p * s.codec->PageBytes(),
+                         kPageTokens, score.data());
+    }
+    benchmark::DoNotOptimize(score.data());
+  }
+  Report(state, kPages * kPageTokens);
+}
+
+void Accumulate(benchmark::State& state, const KvCodecInfo* info) {
+  const int head_dim = static_cast<int>(state.range(0)), g = static_cast<int>(state.range(1));
+  Setup s = MakeSetup(*info, KvRole::kValue, head_dim, g);
+  if (s.codec == nullptr) return state.SkipWithError("head size not supported");
+  std::vector<float> out(g * head_dim);
+  for (auto _ : state) {
+    for (int p = 0; p < kPages; ++p) {
+      s.codec->AccumulatePage(s.weight.data(), g, s.pages.data() + p * s.codec->PageBytes(),
+                              kPageTokens, out.data());
+    }
+    benchmark::DoNotOptimize(out.data());
+  }
+  Report(state, kPages * kPageTokens);
+}
+
+void Encode(benchmark::State& state, const KvCodecInfo* info, KvRole role) {
+  Setup s = MakeSetup(*info, role, static_cast<int>(state.range(0)), 1);
+  if (s.codec == nullptr) return state.SkipWithError("head size not supported");
+  for (auto _ : state) s.codec->EncodePage(s.rows.data(), kPageTokens, s.pages.data());
+  Report(state, kPageTokens);
+}
+
+void Decode(benchmark::State& state, const KvCodecInfo* info, KvRole role) {
+  Setup s = MakeSetup(*info, role, static_cast<int>(state.range(0)), 1);
+  if (s.codec == nullptr) return state.SkipWithError("head size not supported");
+  for (auto _ : state) s.codec->DecodePage(s.pages.data(), kPageTokens, s.rows.data());
+  Report(state, kPageTokens);
+}
+
+void RegisterAll() {
+  for (const KvCodecInfo& info : KvCodecs()) {
+    const std::string id = info.id;
+    for (KvRole role : {KvRole::kKey, KvRole::kValue}) {
+      const bool key = role == KvRole::kKey;
+      if (key ? !info.for_keys : !info.for_values) continue;
+      benchmark::RegisterBenchmark(((key ? "score/" : "accumulate/") + id).c_str(),
+                                   key ? Score : Accumulate, &info)
+          ->ArgNames({"D", "g"})
+          ->ArgsProduct({{64, 128}, {1, 3, 4, 8}});
+      const std::string suffix = id + (key ? "/keys" : "/values");
+      benchmark::RegisterBenchmark(("encode/" + suffix).c_str(), Encode, &info, role)
+          ->ArgName("D")
+          ->Arg(64)
+          ->Arg(128);
+      benchmark::RegisterBenchmark(("decode/" + suffix).c_str(), Decode, &info, role)
+          ->ArgName("D")
+          ->Arg(64)
+          ->Arg(128);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace phasor
+
+int main(int argc, char** argv) {
+  phasor::RegisterAll();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
