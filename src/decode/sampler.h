@@ -13,12 +13,12 @@
 namespace phasor {
 
 struct SamplerOptions {
-  float temperature = 0.8f;      // 0: greedy
-  int top_k = 40;                // 0: off
-  float top_p = 0.95f;           // 1: off
-  float min_p = 0.05f;           // 0: off
-  float repeat_penalty = 1.0f;   // 1: off
-  int repeat_last_n = 64;        // tokens the penalty looks back; -1: all
+  float temperature = 0.8f;     // 0: greedy
+  int top_k = 40;               // 0: off
+  float top_p = 0.95f;          // 1: off
+  float min_p = 0.05f;          // 0: off
+  float repeat_penalty = 1.0f;  // 1: off
+  int repeat_last_n = 64;       // tokens the penalty looks back; -1: all
   uint64_t seed = 0;
 };
 
@@ -28,8 +28,8 @@ Status ValidateSamplerOptions(const SamplerOptions& options);
 class Sampler {
  public:
   explicit Sampler(const SamplerOptions& options);
-  // history: all tokens so far (prompt and answer), newest last. NaN logits count as minus infinity;
-  // kDataCorrupt when no logit is finite.
+  // history: all tokens so far (prompt and answer), newest last. NaN logits count as minus
+  // infinity; kDataCorrupt when no logit is finite.
   Result<int32_t> Next(std::span<const float> logits, std::span<const int32_t> history);
   // Probability of the last pick before truncation (softmax of the penalised logits at T=1).
   float last_probability() const { return last_probability_; }
