@@ -21,15 +21,18 @@ constexpr int kHalfRows = 8;
 PHASOR_INLINE __m256i LoadVector(const std::byte* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
-PHASOR_INLINE void StoreVector(std::byte* p, __m256i v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
-}
 PHASOR_INLINE __m256 LoadHalves(const std::byte* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 PHASOR_INLINE __m256 LoadBytes(const std::byte* p) {
   return _mm256_cvtepi32_ps(
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+// Hides a sum from the optimizer: g++ would turn a chain of additions into a tree, whose
+// temporaries do not fit in 16 registers (measured: twice the time).
+PHASOR_INLINE __m256i InOrder(__m256i sum) {
+  asm("" : "+x"(sum));
+  return sum;
 }
 PHASOR_INLINE int32_t LoadInt(const std::byte* p) {
   int32_t value;
@@ -42,51 +45,26 @@ PHASOR_INLINE __m256 BroadcastFloat(const std::byte* p) {
   return _mm256_set1_ps(value);
 }
 
-// Code vectors of a block, one byte per code; 8-bit codes are used where they lie.
+// Eight rows of code vector v, one byte per code; p: the block, at the first of the rows.
 template <int kBits>
-PHASOR_INLINE const std::byte* UnpackCodes(const std::byte* p, std::byte* buffer) {
-  if constexpr (kBits == 8) return p;
-  const __m256i nibble = _mm256_set1_epi8(15);
-  PHASOR_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    __m256i c[8];
-    PHASOR_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      __m256i pair = LoadVector(p + i * kCodeVectorBytes + 32 * h);
-      c[2 * i] = _mm256_and_si256(pair, nibble);
-      c[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi32(pair, 4), nibble);
-    }
-    if constexpr (kBits == 5) {
-      const __m256i fifth = _mm256_set1_epi8(16);
-      const __m256i plane = LoadVector(p + 4 * kCodeVectorBytes + 32 * h);
-      PHASOR_UNROLL
-      for (int v = 0; v < 8; ++v) {
-        // Bits that cross into a neighbouring byte fall outside the mask.
-        __m256i bits = v < 4 ? _mm256_slli_epi32(plane, v < 4 ? 4 - v : 0)
-                             : _mm256_srli_epi32(plane, v < 4 ? 0 : v - 4);
-        c[v] = _mm256_or_si256(c[v], _mm256_and_si256(bits, fifth));
-      }
-    }
-    if constexpr (kBits == 6) {
-      const __m256i upper = _mm256_set1_epi8(0x30);
-      PHASOR_UNROLL
-      for (int v = 0; v < 8; ++v) {
-        const __m256i plane = LoadVector(p + (4 + v / 4) * kCodeVectorBytes + 32 * h);
-        const int u = v % 4;
-        __m256i bits = u < 2 ? _mm256_slli_epi32(plane, u < 2 ? 4 - 2 * u : 0)
-                             : _mm256_srli_epi32(plane, u < 2 ? 0 : 2 * u - 4);
-        c[v] = _mm256_or_si256(c[v], _mm256_and_si256(bits, upper));
-      }
-    }
-    PHASOR_UNROLL
-    for (int v = 0; v < 8; ++v) StoreVector(buffer + v * kCodeVectorBytes + 32 * h, c[v]);
-  }
-  return buffer;
+PHASOR_INLINE __m256i LoadCodes(const std::byte* p, int v) {
+  if constexpr (kBits == 8) return LoadVector(p + v * kCodeVectorBytes);
+  __m256i pair = LoadVector(p + v / 2 * kCodeVectorBytes);
+  if (v % 2 == 1) pair = _mm256_srli_epi32(pair, 4);
+  const __m256i low = _mm256_and_si256(pair, _mm256_set1_epi8(15));
+  if constexpr (kBits == 4) return low;
+  // Position of the upper bits in their plane; bits that a shift moves into a neighbouring byte
+  // fall outside the mask.
+  const int at = kBits == 5 ? v : 2 * (v % 4);
+  __m256i upper = LoadVector(p + (kBits == 5 ? 4 : 4 + v / 4) * kCodeVectorBytes);
+  upper = at < 4 ? _mm256_slli_epi32(upper, 4 - at) : _mm256_srli_epi32(upper, at - 4);
+  const __m256i mask = _mm256_set1_epi8(kBits == 5 ? 0x10 : 0x30);
+  return _mm256_or_si256(low, _mm256_and_si256(upper, mask));
 }
 
 // Integer sums of eight rows over code vectors [kBegin, kEnd), added to sums.
 template <int kBits, int kBegin, int kEnd, int kTokens>
-PHASOR_INLINE void Dot(const std::byte* codes, const std::byte* x, __m256i (&sums)[kTokens]) {
+PHASOR_INLINE void Dot(const std::byte* block, const std::byte* x, __m256i (&sums)[kTokens]) {
   constexpr int kRun = kBits == 6 ? 2 : kBits == 5 ? 4 : kEnd - kBegin;
   const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
   const __m256i nibble = _mm256_set1_epi8(15);
@@ -97,7 +75,7 @@ PHASOR_INLINE void Dot(const std::byte* codes, const std::byte* x, __m256i (&sum
     for (int t = 0; t < kTokens; ++t) low[t] = high[t] = _mm256_setzero_si256();
     PHASOR_UNROLL
     for (int v = run; v < run + kRun; ++v) {
-      __m256i c = LoadVector(codes + v * kCodeVectorBytes), upper = c;
+      __m256i c = LoadCodes<kBits>(block, v), upper = c;
       if constexpr (kBits == 8) {
         upper = _mm256_and_si256(_mm256_srli_epi32(c, 4), nibble);
         c = _mm256_and_si256(c, nibble);
@@ -105,9 +83,9 @@ PHASOR_INLINE void Dot(const std::byte* codes, const std::byte* x, __m256i (&sum
       PHASOR_UNROLL
       for (int t = 0; t < kTokens; ++t) {
         const __m256i activations = _mm256_set1_epi32(LoadInt(x + 32 * t + 4 * v));
-        low[t] = _mm256_add_epi16(low[t], _mm256_maddubs_epi16(c, activations));
+        low[t] = InOrder(_mm256_add_epi16(low[t], _mm256_maddubs_epi16(c, activations)));
         if constexpr (kBits == 8) {
-          high[t] = _mm256_add_epi16(high[t], _mm256_maddubs_epi16(upper, activations));
+          high[t] = InOrder(_mm256_add_epi16(high[t], _mm256_maddubs_epi16(upper, activations)));
         }
       }
     }
@@ -144,7 +122,7 @@ PHASOR_INLINE Scales LoadScales(const std::byte* block, const std::byte* super, 
 
 // Products of one block and eight rows, added to y.
 template <int kBits, ScaleForm kForm, int kTokens>
-PHASOR_INLINE void AddBlock(const std::byte* codes, Scales scales, const std::byte* x,
+PHASOR_INLINE void AddBlock(const std::byte* block, Scales scales, const std::byte* x,
                             __m256 (&y)[kTokens]) {
   constexpr bool kHalves = kForm == ScaleForm::kSuperHalves;
   constexpr bool kHasOffset = PanelLayout{kBits, kForm}.is_affine();
@@ -159,10 +137,10 @@ PHASOR_INLINE void AddBlock(const std::byte* codes, Scales scales, const std::by
     upper[t] = _mm256_set1_epi32(whole - first);
   }
   if constexpr (kHalves) {
-    Dot<kBits, 0, 4>(codes, x, sums);
-    Dot<kBits, 4, 8>(codes, x, upper);
+    Dot<kBits, 0, 4>(block, x, sums);
+    Dot<kBits, 4, 8>(block, x, upper);
   } else {
-    Dot<kBits, 0, 8>(codes, x, sums);
+    Dot<kBits, 0, 8>(block, x, sums);
   }
   PHASOR_UNROLL
   for (int t = 0; t < kTokens; ++t) {
@@ -177,49 +155,42 @@ PHASOR_INLINE void AddBlock(const std::byte* codes, Scales scales, const std::by
   }
 }
 
+// Writes half h of the panel's rows.
 template <int kTokens>
-PHASOR_INLINE void WriteSums(const PanelTask& task, const __m256 (&sums)[2][kTokens]) {
+PHASOR_INLINE void WriteSums(const PanelTask& task, int h, const __m256 (&sums)[kTokens]) {
   PHASOR_UNROLL
   for (int t = 0; t < kTokens; ++t) {
-    alignas(32) float values[2 * kHalfRows];
-    _mm256_store_ps(values, sums[0][t]);
-    _mm256_store_ps(values + kHalfRows, sums[1][t]);
-    float* y = task.y + t * task.ldy;
-    for (int r = 0; r < task.n_rows; ++r) {
-      float value = values[r] + (task.bias == nullptr ? 0.0f : task.bias[r]);
+    alignas(32) float values[kHalfRows];
+    _mm256_store_ps(values, sums[t]);
+    float* y = task.y + t * task.ldy + kHalfRows * h;
+    for (int r = 0; r < kHalfRows && kHalfRows * h + r < task.n_rows; ++r) {
+      float value = values[r] + (task.bias == nullptr ? 0.0f : task.bias[kHalfRows * h + r]);
       y[r] = task.accumulate ? y[r] + value : value;
     }
   }
 }
 
-template <int kTokens>
-PHASOR_INLINE void ClearSums(__m256 (&y)[2][kTokens]) {
-  PHASOR_UNROLL
-  for (int i = 0; i < 2 * kTokens; ++i) y[i % 2][i / 2] = _mm256_setzero_ps();
-}
-
+// The halves are separate passes: together their sums and shared broadcasts exceed 16 registers.
+// The second pass finds the panel in cache.
 template <int kBits, ScaleForm kForm, int kTokens>
 void PackedKernel(const PanelTask& task) {
   constexpr PanelLayout kLayout = {kBits, kForm};
-  alignas(32) std::byte buffer[8 * kCodeVectorBytes];
-  __m256 y[2][kTokens];
-  ClearSums(y);
-  const std::byte *w = task.w, *x = task.x, *super = nullptr;
-  for (int64_t b = 0; b < task.n; ++b) {
-    if (kLayout.is_super() && b % kBlocksPerSuper == 0) {
-      super = w;
-      w += kLayout.super_bytes();
-    }
-    const std::byte* codes = UnpackCodes<kBits>(w, buffer);
+  for (int h = 0; h < 2; ++h) {
+    __m256 y[kTokens];
     PHASOR_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      Scales scales = LoadScales<kBits, kForm>(w, super, h);
-      AddBlock<kBits, kForm>(codes + 32 * h, scales, x, y[h]);
+    for (int t = 0; t < kTokens; ++t) y[t] = _mm256_setzero_ps();
+    const std::byte *w = task.w, *x = task.x, *super = nullptr;
+    for (int64_t b = 0; b < task.n; ++b) {
+      if (kLayout.is_super() && b % kBlocksPerSuper == 0) {
+        super = w;
+        w += kLayout.super_bytes();
+      }
+      AddBlock<kBits, kForm>(w + 32 * h, LoadScales<kBits, kForm>(w, super, h), x, y);
+      w += kLayout.block_bytes();
+      x += kTokens * kActivationBytes;
     }
-    w += kLayout.block_bytes();
-    x += kTokens * kActivationBytes;
+    WriteSums(task, h, y);
   }
-  WriteSums(task, y);
 }
 
 template <DType kType>
@@ -236,14 +207,15 @@ PHASOR_INLINE __m256 LoadWeights(const std::byte* p) {
 
 // One column of 16 weights times its activation of every token.
 template <DType kType, int kTokens>
-PHASOR_INLINE void AddColumn(const std::byte* w, const std::byte* x, __m256 (&sums)[2][kTokens]) {
+PHASOR_INLINE void AddColumn(const std::byte* w, const std::byte* x, __m256 (&low)[kTokens],
+                             __m256 (&high)[kTokens]) {
+  const __m256 low_weights = LoadWeights<kType>(w);
+  const __m256 high_weights = LoadWeights<kType>(w + (kType == DType::kF32 ? 32 : 16));
   PHASOR_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const __m256 weights = LoadWeights<kType>(w + h * (kType == DType::kF32 ? 32 : 16));
-    PHASOR_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
-      sums[h][t] = _mm256_fmadd_ps(weights, BroadcastFloat(x + 4 * t), sums[h][t]);
-    }
+  for (int t = 0; t < kTokens; ++t) {
+    const __m256 factor = BroadcastFloat(x + 4 * t);
+    low[t] = _mm256_fmadd_ps(low_weights, factor, low[t]);
+    high[t] = _mm256_fmadd_ps(high_weights, factor, high[t]);
   }
 }
 
@@ -251,29 +223,35 @@ template <DType kType, int kTokens>
 void FloatKernel(const PanelTask& task) {
   // Few tokens need several sums each, or the latency of a multiply-add would set the pace.
   constexpr int kChains = kTokens == 1 ? 4 : kTokens == 2 ? 2 : 1;
-  constexpr int kBytes = kType == DType::kF32 ? 4 : 2;
-  __m256 chains[kChains][2][kTokens];
+  constexpr int kStride = 16 * (kType == DType::kF32 ? 4 : 2);
+  __m256 low[kChains][kTokens], high[kChains][kTokens];
   PHASOR_UNROLL
-  for (int i = 0; i < kChains; ++i) ClearSums(chains[i]);
+  for (int i = 0; i < kChains * kTokens; ++i) {
+    low[i / kTokens][i % kTokens] = high[i / kTokens][i % kTokens] = _mm256_setzero_ps();
+  }
   const std::byte *w = task.w, *x = task.x;
   int64_t k = 0;
   for (; k + kChains <= task.n; k += kChains) {
     PHASOR_UNROLL
-    for (int i = 0; i < kChains; ++i)
-      AddColumn<kType>(w + 16 * kBytes * i, x + 4 * kTokens * i, chains[i]);
-    w += 16 * kBytes * kChains;
+    for (int i = 0; i < kChains; ++i) {
+      AddColumn<kType>(w + kStride * i, x + 4 * kTokens * i, low[i], high[i]);
+    }
+    w += kStride * kChains;
     x += 4 * kTokens * kChains;
   }
-  for (; k < task.n; ++k, w += 16 * kBytes, x += 4 * kTokens) AddColumn<kType>(w, x, chains[0]);
+  for (; k < task.n; ++k, w += kStride, x += 4 * kTokens) {
+    AddColumn<kType>(w, x, low[0], high[0]);
+  }
   PHASOR_UNROLL
   for (int i = 1; i < kChains; ++i) {
     PHASOR_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      chains[0][0][t] = _mm256_add_ps(chains[0][0][t], chains[i][0][t]);
-      chains[0][1][t] = _mm256_add_ps(chains[0][1][t], chains[i][1][t]);
+      low[0][t] = _mm256_add_ps(low[0][t], low[i][t]);
+      high[0][t] = _mm256_add_ps(high[0][t], high[i][t]);
     }
   }
-  WriteSums(task, chains[0]);
+  WriteSums(task, 0, low[0]);
+  WriteSums(task, 1, high[0]);
 }
 
 PHASOR_INLINE uint32_t LargestOf(__m256i v) {

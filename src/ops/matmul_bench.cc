@@ -1,15 +1,16 @@
 // Rates of the matrix kernels.
-//   matvec   bytes of packed weights per second at one token; more weights than the last-level
-//   cache
-//            holds, so this is memory. `stream` is the yardstick: the same memory, only read.
-//   matmul   multiply and add as two operations per weight and token
-//   gemm     the float product of prefill attention
+//   matvec  bytes of packed weights per second at one token, over more weights than the last-level
+//           cache holds, so this is memory. `stream` is the yardstick: memory that is only read.
+//   matmul  multiply and add as two operations per weight and token.
+//   decode  all products of one token of the default model (SmolLM2 135M, Q4_1 with a Q8_0 head).
+//   gemm    the float product of prefill attention.
 // Quiet machines are rare: run with --benchmark_repetitions=5 and take the best.
 #include <benchmark/benchmark.h>
 
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -92,6 +93,57 @@ void BenchStream(benchmark::State& state, int n_threads, int64_t total_bytes) {
   state.SetBytesProcessed(state.iterations() * total_bytes);
 }
 
+// The matrices of one layer as the model groups them into calls.
+struct Layer {
+  PackedMatrix q, k, v, o, gate, up, down;
+};
+
+void BenchDecode(benchmark::State& state, int n_threads) {
+  constexpr int64_t kDim = 576, kKv = 192, kHidden = 1536, kVocabulary = 49152;
+  const WeightCodecInfo& q4 = *FindWeightCodec(DType::kQ4_1);
+  ThreadPool pool(n_threads);
+  std::vector<Layer> layers(30);
+  for (Layer& l : layers) {
+    l.q = MakeMatrix(q4, kDim, kDim, pool);
+    l.k = MakeMatrix(q4, kKv, kDim, pool);
+    l.v = MakeMatrix(q4, kKv, kDim, pool);
+    l.o = MakeMatrix(q4, kDim, kDim, pool);
+    l.gate = MakeMatrix(q4, kHidden, kDim, pool);
+    l.up = MakeMatrix(q4, kHidden, kDim, pool);
+    l.down = MakeMatrix(q4, kDim, kHidden, pool);
+  }
+  PackedMatrix head = MakeMatrix(*FindWeightCodec(DType::kQ8_0), kVocabulary, kDim, pool);
+  auto x = RandomFloats(kHidden);
+  std::vector<float> y(kVocabulary);
+  MatMulScratch scratch;
+  auto run = [&](std::initializer_list<const PackedMatrix*> weights) {
+    MatMulJob jobs[3];
+    int n = 0;
+    float* out = y.data();
+    for (const PackedMatrix* w : weights) {
+      jobs[n++] = {.w = w, .y = out};
+      out += w->n_rows();
+    }
+    MatMul({jobs, static_cast<std::size_t>(n)}, x.data(), 0, 1, scratch, pool);
+  };
+  for (auto _ : state) {
+    for (const Layer& l : layers) {
+      run({&l.q, &l.k, &l.v});
+      run({&l.o});
+      run({&l.gate, &l.up});
+      run({&l.down});
+    }
+    run({&head});
+    benchmark::ClobberMemory();
+  }
+  const Layer& l = layers[0];
+  std::size_t bytes = 0;
+  for (const PackedMatrix* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) {
+    bytes += layers.size() * w->size_bytes();
+  }
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(bytes + head.size_bytes()));
+}
+
 void BenchMatMul(benchmark::State& state, const WeightCodecInfo* codec, int64_t n_rows,
                  int64_t n_cols, int n_tokens, int n_threads) {
   ThreadPool pool(n_threads);
@@ -136,6 +188,7 @@ void RegisterAll() {
       Register("matvec/" + std::string(codec->id) + "/2048x2048" + suffix, BenchMatVec, codec,
                int64_t{2048}, int64_t{2048}, threads, kModelBytes);
     }
+    Register("decode/smollm2-135m" + suffix, BenchDecode, threads);
     const WeightCodecInfo* q8 = FindWeightCodec(DType::kQ8_0);
     const WeightCodecInfo* q4 = FindWeightCodec(DType::kQ4_1);
     Register("matvec/q8_0/49152x576" + suffix, BenchMatVec, q8, int64_t{49152}, int64_t{576},
