@@ -12,7 +12,7 @@
 // Cost: b + 0.25 bits per element. Scores fold the scales into the query once per page:
 //   q.k = sum_d q_d low_d + sum_d (q_d scale_d) code_d.
 // Limits: head size up to 1024.
-// Tried and rejected: nothing; this is the baseline polar has to beat at equal bits.
+// Tried and rejected: nothing yet; this is the baseline polar has to beat at equal bits.
 #include "kvcodec/kchannel.h"
 
 #include <algorithm>
@@ -127,7 +127,7 @@ void AccumulateScalar(const ChannelLayout& layout, const float* weight_GT, int g
   }
 }
 
-// AVX2 takes the plain loops, which the compiler vectorises well enough for a baseline.
+// AVX2 takes the plain loops: a baseline does not pay for a third set of kernels.
 constexpr ChannelKernels kScalar = {EncodeScalar, DecodeScalar, ScoreScalar, AccumulateScalar};
 
 const ChannelKernels& Kernels() {

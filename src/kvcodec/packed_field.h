@@ -28,50 +28,60 @@ struct PartOffsets {
   uint32_t at[4] = {0, 0, 0, 0};  // bytes from the start of the page, order of kFieldParts
 };
 
-// The word of token t within a part, and the shift of its bits.
-inline int PartWord(int part_bits, int t) {
-  int i = t / 16, lane = t % 16;
-  if (part_bits == 8) return 16 * (i / 4) + lane;
-  return part_bits == 4 ? lane : part_bits == 2 ? lane % 8 : lane % 4;
-}
-inline int PartShift(int part_bits, int t) {
-  int i = t / 16, lane = t % 16;
+// Lanes of a part's words, and the shift of lane `lane` for tokens 16 i + lane. Written so that the
+// loops below have no division and vectorise.
+constexpr int PartLanes(int part_bits) { return part_bits >= 4 ? 16 : part_bits * 4; }
+constexpr int PartShift(int part_bits, int i, int lane) {
   if (part_bits == 8) return 8 * (i % 4);
-  return part_bits == 4 ? 4 * i : part_bits == 2 ? 4 * i + 2 * (lane / 8) : 4 * i + lane / 4;
+  return 4 * i + (part_bits == 4 ? 0 : part_bits * (lane / PartLanes(part_bits)));
+}
+
+template <int kPart>
+inline void PackPart(const uint16_t* code_T, int position, std::byte* out) {
+  constexpr int kLanes = PartLanes(kPart);
+  uint32_t words[PartBytes(kPart) / 4] = {};
+  for (int i = 0; i < kPageTokens / 16; ++i) {
+    uint32_t* row = words + (kPart == 8 ? 16 * (i / 4) : 0);
+    for (int lane = 0; lane < 16; ++lane) {
+      const uint32_t value =
+          (static_cast<uint32_t>(code_T[16 * i + lane]) >> position) & ((1u << kPart) - 1);
+      row[lane % kLanes] |= value << PartShift(kPart, i, lane);
+    }
+  }
+  std::memcpy(out, words, sizeof(words));
+}
+
+template <int kPart>
+inline void UnpackPart(const std::byte* in, int position, uint16_t* code_T) {
+  constexpr int kLanes = PartLanes(kPart);
+  uint32_t words[PartBytes(kPart) / 4];
+  std::memcpy(words, in, sizeof(words));
+  for (int i = 0; i < kPageTokens / 16; ++i) {
+    const uint32_t* row = words + (kPart == 8 ? 16 * (i / 4) : 0);
+    for (int lane = 0; lane < 16; ++lane) {
+      const uint32_t value =
+          (row[lane % kLanes] >> PartShift(kPart, i, lane)) & ((1u << kPart) - 1);
+      code_T[16 * i + lane] = static_cast<uint16_t>(code_T[16 * i + lane] | value << position);
+    }
+  }
 }
 
 // Writes all 128 codes of a row.
 inline void PackField(const uint16_t* code_T, int bits, const PartOffsets& parts, std::byte* page) {
-  int position = 0;
-  for (int p = 0; p < 4; ++p) {
-    const int part = kFieldParts[p];
-    if ((bits & part) == 0) continue;
-    uint32_t words[32] = {};
-    for (int t = 0; t < kPageTokens; ++t) {
-      uint32_t value = (static_cast<uint32_t>(code_T[t]) >> position) & ((1u << part) - 1);
-      words[PartWord(part, t)] |= value << PartShift(part, t);
-    }
-    std::memcpy(page + parts.at[p], words, PartBytes(part));
-    position += part;
-  }
+  if (bits & 8) PackPart<8>(code_T, 0, page + parts.at[0]);
+  if (bits & 4) PackPart<4>(code_T, bits & 8, page + parts.at[1]);
+  if (bits & 2) PackPart<2>(code_T, bits & 12, page + parts.at[2]);
+  if (bits & 1) PackPart<1>(code_T, bits & 14, page + parts.at[3]);
 }
 
 // Reads all 128 codes of a row.
 inline void UnpackField(const std::byte* page, int bits, const PartOffsets& parts,
                         uint16_t* code_T) {
-  for (int t = 0; t < kPageTokens; ++t) code_T[t] = 0;
-  int position = 0;
-  for (int p = 0; p < 4; ++p) {
-    const int part = kFieldParts[p];
-    if ((bits & part) == 0) continue;
-    uint32_t words[32];
-    std::memcpy(words, page + parts.at[p], PartBytes(part));
-    for (int t = 0; t < kPageTokens; ++t) {
-      uint32_t value = (words[PartWord(part, t)] >> PartShift(part, t)) & ((1u << part) - 1);
-      code_T[t] = static_cast<uint16_t>(code_T[t] | (value << position));
-    }
-    position += part;
-  }
+  std::memset(code_T, 0, kPageTokens * sizeof(uint16_t));
+  if (bits & 8) UnpackPart<8>(page + parts.at[0], 0, code_T);
+  if (bits & 4) UnpackPart<4>(page + parts.at[1], bits & 8, code_T);
+  if (bits & 2) UnpackPart<2>(page + parts.at[2], bits & 12, code_T);
+  if (bits & 1) UnpackPart<1>(page + parts.at[3], bits & 14, code_T);
 }
 
 }  // namespace phasor

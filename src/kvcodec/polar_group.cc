@@ -9,6 +9,8 @@
 //   to 8 bits); zero ranges give code 0 instead of 0/0.
 // Shapes, exactness, limits: as polar.cc. Keys only.
 // Cost: (r + a) / 2 + 0.25 bits per element.
+#include <algorithm>
+
 #include "kvcodec/kvcodec.h"
 #include "kvcodec/polar_codec.h"
 
@@ -33,7 +35,8 @@ Result<std::unique_ptr<KvCodec>> MakePolarGroup(const char* id, const KvCodecPar
         "'");
   }
   const PolarWidth width = {static_cast<uint8_t>(r_bits), static_cast<uint8_t>(a_bits)};
-  const std::vector<PolarWidth> width_P((static_cast<std::size_t>(params.head_dim) + 1) / 2, width);
+  const std::vector<PolarWidth> width_P(
+      static_cast<std::size_t>(std::max(params.head_dim, 0) + 1) / 2, width);
   return PolarCodec::Make(name, params, width_P,
                           rest.empty() ? CircleCut::kLargestGap : CircleCut::kAtZero);
 }
