@@ -82,10 +82,9 @@ inline void Angle16(const RunScratch& run, int s, __m512i code, __m512* cosine, 
   }
 }
 
-// Reads the grids of a run and fills its level and radius tables.
-void BuildLevels(const PolarLayout& layout, const PolarRun& run, const std::byte* page,
-                 RunScratch* out) {
-  const __m512i iota = Iota();
+// Reads the grids of a run, 16 at a time.
+void LoadGrids(const PolarLayout& layout, const PolarRun& run, const std::byte* page,
+               RunScratch* out) {
   const __m512 half = Set(0.5f);
   for (int s = 0; s < run.count; s += 16) {
     const int left = std::min(run.count - s, 16);
@@ -106,6 +105,14 @@ void BuildLevels(const PolarLayout& layout, const PolarRun& run, const std::byte
     _mm512_store_ps(out->r_step + s, r_step);
     _mm512_store_ps(out->r_first + s, _mm512_fmadd_ps(r_step, half, r_min));
   }
+}
+
+// Reads the grids of a run and fills its level and radius tables.
+void BuildLevels(const PolarLayout& layout, const PolarRun& run, const std::byte* page,
+                 RunScratch* out) {
+  LoadGrids(layout, run, page, out);
+  const __m512i iota = Iota();
+  const __m512 half = Set(0.5f);
   for (int s = 0; s < run.count; ++s) {
     const int a_bits = layout.a_bits_S[run.first + s], r_bits = layout.r_bits_S[run.first + s];
     const __m512 start = Set(out->phi_start[s]), step = Set(out->phi_step[s]);
