@@ -1,7 +1,9 @@
 #include "decode/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "base/check.h"
@@ -10,8 +12,8 @@ namespace phasor {
 namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
-// exp(-25) times a vocabulary of 2^18 is 4e-6: what is left out cannot be seen in a float.
-constexpr float kNegligible = -25.0f;
+// Logits per block of the first pass.
+constexpr std::size_t kBlock = 64;
 
 using Candidate = std::pair<float, int32_t>;  // logit, id
 
@@ -26,14 +28,64 @@ float Clean(float logit) {
   return std::min(logit, std::numeric_limits<float>::max());
 }
 
-// Sum of exp(logit - max) over all logits, without the terms that do not matter.
+// exp(x) for x <= 0, relative error below 2e-7; written so that compilers vectorize loops of it.
+float FastExp(float x) {
+  constexpr float kLog2E = 1.44269504f, kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds
+  float t = std::max(x * kLog2E, -126.0f);  // below that the result would be denormal
+  float n = (t + kRound) - kRound, f = (t - n) * 0.693147181f;
+  // Taylor to the sixth power; |f| <= ln(2) / 2 leaves a remainder of 1.2e-7.
+  float p =
+      1 +
+      f * (1 + f * (0.5f + f * (1 / 6.0f + f * (1 / 24.0f + f * (1 / 120.0f + f * (1 / 720.0f))))));
+  return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+}
+
+// Sum of exp(logit - max) over all logits. What is 87 or more below the best adds 1e-38.
 double SumExp(std::span<const float> logits, float max) {
   double sum = 0;
-  for (float raw : logits) {
-    float difference = Clean(raw) - max;
-    if (difference > kNegligible) sum += std::exp(difference);
+  for (std::size_t i = 0; i < logits.size(); i += kBlock) {
+    float block = 0;
+    const std::size_t end = std::min(i + kBlock, logits.size());
+    float terms[kBlock] = {};
+    for (std::size_t j = i; j < end; ++j) {
+      float x = logits[j] - max;
+      terms[j - i] = FastExp(x > -87.0f ? (x < 0 ? x : 0.0f) : -87.0f);  // NaN: -87
+    }
+    for (float term : terms) block += term;
+    sum += block;
   }
   return sum;
+}
+
+// The largest logit of each block of kBlock; NaN never counts.
+std::vector<float> BlockMaxima(std::span<const float> logits) {
+  constexpr std::size_t kLanes = 16;
+  std::vector<float> maxima;
+  maxima.reserve(logits.size() / kBlock + 1);
+  for (std::size_t i = 0; i < logits.size(); i += kBlock) {
+    float lanes[kLanes];
+    std::fill(lanes, lanes + kLanes, kMinusInf);
+    const std::size_t n = std::min(kBlock, logits.size() - i);
+    std::size_t j = 0;
+    for (; j + kLanes <= n; j += kLanes) {
+      for (std::size_t k = 0; k < kLanes; ++k) {
+        float x = logits[i + j + k];
+        lanes[k] = x > lanes[k] ? x : lanes[k];
+      }
+    }
+    for (; j < n; ++j) lanes[0] = logits[i + j] > lanes[0] ? logits[i + j] : lanes[0];
+    maxima.push_back(Clean(*std::max_element(lanes, lanes + kLanes)));
+  }
+  return maxima;
+}
+
+// A value that at least k logits reach: the k-th largest block maximum. Spares looking closely at
+// nearly all of the vocabulary.
+float TopKBound(std::vector<float> maxima, std::size_t k) {
+  if (k > maxima.size()) return kMinusInf;
+  auto kth = maxima.begin() + static_cast<std::ptrdiff_t>(k - 1);
+  std::nth_element(maxima.begin(), kth, maxima.end(), std::greater<float>());
+  return *kth;
 }
 
 // Options are named as the flags that set them.
@@ -96,6 +148,27 @@ void KeepTopP(double top_p, double temperature, float max, bool sorted,
   candidates->resize(kept);
 }
 
+// min-p and the draw: weights relative to the best token, whose weight is 1.
+int32_t Draw(double min_p, double temperature, float max, const std::vector<Candidate>& candidates,
+             Rng* rng) {
+  double total = 0;
+  auto weight = [&](const Candidate& c) {
+    double w = std::exp((static_cast<double>(c.first) - max) / temperature);
+    return w >= min_p ? w : 0.0;
+  };
+  for (const Candidate& c : candidates) total += weight(c);
+  double left = rng->Uniform() * total;
+  int32_t pick = -1;
+  for (const Candidate& c : candidates) {
+    double w = weight(c);
+    if (w <= 0) continue;
+    pick = c.second;  // also the last one that counts, should rounding leave something
+    left -= w;
+    if (left < 0) break;
+  }
+  return pick;
+}
+
 }  // namespace
 
 Status ValidateSamplerOptions(const SamplerOptions& o) {
@@ -126,14 +199,14 @@ Result<int32_t> Sampler::Next(std::span<const float> logits, std::span<const int
     ApplyRepeatPenalty(options_, history, &scratch_);
     logits = scratch_;
   }
-  float max = kMinusInf;
+  const std::vector<float> maxima = BlockMaxima(logits);
+  const auto best_block = std::max_element(maxima.begin(), maxima.end());
+  const float max = best_block == maxima.end() ? kMinusInf : *best_block;
   int32_t best = -1;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    float logit = Clean(logits[i]);
-    if (logit > max) {
-      max = logit;
-      best = static_cast<int32_t>(i);
-    }
+  if (max != kMinusInf) {
+    auto i = static_cast<std::size_t>(best_block - maxima.begin()) * kBlock;
+    while (Clean(logits[i]) != max) ++i;
+    best = static_cast<int32_t>(i);
   }
   if (best < 0) {
     return DataCorrupt("sampler: expected a finite logit, found none among " +
@@ -142,30 +215,23 @@ Result<int32_t> Sampler::Next(std::span<const float> logits, std::span<const int
   int32_t pick = best;
   if (options_.temperature > 0) {
     const double temperature = options_.temperature;
+    const bool top_k = options_.top_k > 0;
+    const float bound =
+        top_k ? TopKBound(maxima, static_cast<std::size_t>(options_.top_k)) : kMinusInf;
     candidates_.clear();
     for (std::size_t i = 0; i < logits.size(); ++i) {
+      if (i % kBlock == 0 && maxima[i / kBlock] < bound) {
+        i += kBlock - 1;
+        continue;
+      }
       float logit = Clean(logits[i]);
-      if (logit != kMinusInf) candidates_.emplace_back(logit, static_cast<int32_t>(i));
+      if (logit >= bound && logit != kMinusInf) {
+        candidates_.emplace_back(logit, static_cast<int32_t>(i));
+      }
     }
-    const bool top_k = options_.top_k > 0;
     if (top_k) KeepTopK(static_cast<std::size_t>(options_.top_k), &candidates_);
     if (options_.top_p < 1) KeepTopP(options_.top_p, temperature, max, top_k, &candidates_);
-
-    // min-p and the draw: weights relative to the best token, whose weight is 1.
-    double total = 0;
-    auto weight = [&](const Candidate& c) {
-      double w = std::exp((static_cast<double>(c.first) - max) / temperature);
-      return w >= options_.min_p ? w : 0.0;
-    };
-    for (const Candidate& c : candidates_) total += weight(c);
-    double left = rng_.Uniform() * total;
-    for (const Candidate& c : candidates_) {
-      double w = weight(c);
-      if (w <= 0) continue;
-      pick = c.second;  // also the last one that counts, should rounding leave something
-      left -= w;
-      if (left < 0) break;
-    }
+    pick = Draw(options_.min_p, temperature, max, candidates_, &rng_);
   }
   float picked = Clean(logits[static_cast<std::size_t>(pick)]);
   last_probability_ = static_cast<float>(std::exp(picked - max) / SumExp(logits, max));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <set>
 
@@ -146,6 +147,28 @@ TEST(Sampler, TopKKeepsTheLowestIdsAmongEquals) {
   std::set<int32_t> seen;
   for (int i = 0; i < 200; ++i) seen.insert(*sampler.Next(std::vector<float>(40, 2.0f), {}));
   EXPECT_EQ(seen, (std::set<int32_t>{0, 1, 2}));
+}
+
+// The search for the best k looks at whole blocks of logits first.
+TEST(Sampler, TopKFindsTheSameTokensInALargeVocabulary) {
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    auto logits = RandomLogits(5000 + seed * 13, seed);
+    for (std::size_t i = 0; i < 64; ++i) logits[640 + i] = kNan;    // a block without any
+    for (std::size_t i = 0; i < 30; ++i) logits[1280 + i] = 20.0f;  // one with many
+    SamplerOptions o = Plain(50);  // nearly flat, so that every survivor is drawn
+    o.top_k = 33;
+    o.seed = seed;
+    std::vector<float> sorted;
+    for (float l : logits) {
+      if (!std::isnan(l)) sorted.push_back(l);
+    }
+    std::sort(sorted.begin(), sorted.end(), std::greater<float>());
+    Sampler sampler(o);
+    std::set<int32_t> seen;
+    for (int i = 0; i < 2000; ++i) seen.insert(*sampler.Next(logits, {}));
+    EXPECT_EQ(seen.size(), 33u);  // P(one of 33 is missed) = 33 (1 - 1/33)^2000 = 1e-25
+    for (int32_t id : seen) EXPECT_GE(logits[static_cast<std::size_t>(id)], sorted[32]);
+  }
 }
 
 TEST(Sampler, SameSeedSameTokens) {
