@@ -17,7 +17,7 @@
 namespace phasor {
 namespace {
 
-// What the gguf package (0.17) stores for x[i] = ((i * 7919) % 1000 - 500) / 97.
+// What the gguf package (0.19) stores for x[i] = ((i * 7919) % 1000 - 500) / 97.
 constexpr uint16_t kQ8Scales[] = {0x2932, 0x292a};
 constexpr int kQ8Codes[] = {-127, 106, 86, 65, 45, 24,  4,   -17, -38, -58,  -79,  -99,  -120,
                             114,  93,  72, 52, 31, 11,  -10, -30, -51, -72,  -92,  -113, 121,
