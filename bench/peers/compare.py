@@ -210,6 +210,9 @@ def main():
     print(f"{os.path.basename(args.model)}, {args.threads} threads, {cpu_name()}, "
           f"load {os.getloadavg()[0]:.1f}; phasor cache {args.type_k or 'default'} / "
           f"{args.type_v or 'default'}, peer cache {args.peer_type_k} / {args.peer_type_v}")
+    if os.getloadavg()[0] > 0.5:
+        print("WARNING: the machine is not idle; engines whose threads spin suffer most, and the "
+              "ratios below may mean nothing")
     perplexities = check_numbers(phasor, peers)
     rounds = run_rounds([phasor] + peers, args.rounds)
     rows = summarize(rounds, [peer.name for peer in peers])
