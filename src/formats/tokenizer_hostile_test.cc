@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 
 #include "base/rng.h"
 #include "formats/gguf.h"
@@ -16,78 +15,79 @@ using nlohmann::json;
 
 struct HostileCase {
   const char* name;
-  std::function<void(json*)> damage;
+  void (*damage)(json*);
   StatusCode code;
   const char* message;  // part of it
 };
 
+constexpr auto kCorrupt = StatusCode::kDataCorrupt, kNo = StatusCode::kUnsupported;
+const HostileCase kCases[] = {
+    {"no model", [](json* j) { j->erase("model"); }, kCorrupt, "expected a model"},
+    {"model is text", [](json* j) { (*j)["model"] = "BPE"; }, kCorrupt, "expected a model"},
+    {"unknown model", [](json* j) { (*j)["model"]["type"] = "WordPiece"; }, kNo, "WordPiece"},
+    {"vocab is a list",
+     [](json* j) {
+       (*j)["model"]["vocab"] = {1, 2};
+     },
+     kCorrupt, "vocab"},
+    {"empty vocab", [](json* j) { (*j)["model"]["vocab"] = json::object(); }, kCorrupt, "vocab"},
+    {"negative id", [](json* j) { (*j)["model"]["vocab"]["a"] = -1; }, kCorrupt, "found -1"},
+    {"huge id", [](json* j) { (*j)["model"]["vocab"]["a"] = 4000000000u; }, kCorrupt,
+     "found 4000000000"},
+    {"id is text", [](json* j) { (*j)["model"]["vocab"]["a"] = "7"; }, kCorrupt, "integer"},
+    {"id is a fraction", [](json* j) { (*j)["model"]["vocab"]["a"] = 1.5; }, kCorrupt, "integer"},
+    {"duplicate id", [](json* j) { (*j)["model"]["vocab"]["a"] = 98; }, kCorrupt, "id 98"},
+    {"merge of unknown tokens", [](json* j) { (*j)["model"]["merges"].push_back("he y"); },
+     kCorrupt, "hey"},
+    {"merge of one token", [](json* j) { (*j)["model"]["merges"].push_back("hello"); }, kCorrupt,
+     "two tokens"},
+    {"merge of three", [](json* j) { (*j)["model"]["merges"].push_back("h e l"); }, kCorrupt,
+     "two tokens"},
+    {"merge is a number", [](json* j) { (*j)["model"]["merges"].push_back(5); }, kCorrupt,
+     "two tokens"},
+    {"merges are an object", [](json* j) { (*j)["model"]["merges"] = json::object(); }, kCorrupt,
+     "merges"},
+    {"dropout", [](json* j) { (*j)["model"]["dropout"] = 0.1; }, kNo, "dropout"},
+    {"unk token missing", [](json* j) { (*j)["model"]["unk_token"] = "<unk>"; }, kCorrupt, "unk"},
+    {"added id taken", [](json* j) { (*j)["added_tokens"][0]["id"] = 5; }, kCorrupt, "id 5"},
+    {"added id negative", [](json* j) { (*j)["added_tokens"][0]["id"] = -2; }, kCorrupt, "-2"},
+    {"added without id", [](json* j) { (*j)["added_tokens"][0].erase("id"); }, kCorrupt, "id"},
+    {"added are text", [](json* j) { (*j)["added_tokens"] = "x"; }, kCorrupt, "added_tokens"},
+    {"special is text", [](json* j) { (*j)["added_tokens"][0]["special"] = "yes"; }, kCorrupt,
+     "special"},
+    {"unknown normalizer",
+     [](json* j) {
+       (*j)["normalizer"] = {{"type", "Bert"}};
+     },
+     kNo, "Bert"},
+    {"character map",
+     [](json* j) {
+       (*j)["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}};
+     },
+     kNo, "Precompiled"},
+    {"broken pattern",
+     [](json* j) {
+       (*j)["pre_tokenizer"] = {
+           {"type", "Split"}, {"pattern", {{"Regex", "(a"}}}, {"behavior", "Isolated"}};
+     },
+     kNo, "(a"},
+    {"class intersection",
+     [](json* j) {
+       (*j)["pre_tokenizer"] = {
+           {"type", "Split"}, {"pattern", {{"Regex", "[a&&b]"}}}, {"behavior", "Isolated"}};
+     },
+     kNo, "intersection"},
+    {"unknown pre-tokenizer", [](json* j) { (*j)["pre_tokenizer"]["type"] = "Q"; }, kNo, "Q"},
+    {"unknown decoder", [](json* j) { (*j)["decoder"]["type"] = "CTC"; }, kNo, "CTC"},
+    {"unknown post-processor",
+     [](json* j) {
+       (*j)["post_processor"] = {{"type", "P"}};
+     },
+     kNo, "post_processor"},
+};
+
 TEST(HostileTokenizer, EachDamageHasItsError) {
-  constexpr auto kCorrupt = StatusCode::kDataCorrupt, kNo = StatusCode::kUnsupported;
-  const std::vector<HostileCase> cases = {
-      {"no model", [](json* j) { j->erase("model"); }, kCorrupt, "expected a model"},
-      {"model is text", [](json* j) { (*j)["model"] = "BPE"; }, kCorrupt, "expected a model"},
-      {"unknown model", [](json* j) { (*j)["model"]["type"] = "WordPiece"; }, kNo, "WordPiece"},
-      {"vocab is a list",
-       [](json* j) {
-         (*j)["model"]["vocab"] = {1, 2};
-       },
-       kCorrupt, "vocab"},
-      {"empty vocab", [](json* j) { (*j)["model"]["vocab"] = json::object(); }, kCorrupt, "vocab"},
-      {"negative id", [](json* j) { (*j)["model"]["vocab"]["a"] = -1; }, kCorrupt, "found -1"},
-      {"huge id", [](json* j) { (*j)["model"]["vocab"]["a"] = 4000000000u; }, kCorrupt,
-       "found 4000000000"},
-      {"id is text", [](json* j) { (*j)["model"]["vocab"]["a"] = "7"; }, kCorrupt, "integer"},
-      {"id is a fraction", [](json* j) { (*j)["model"]["vocab"]["a"] = 1.5; }, kCorrupt, "integer"},
-      {"duplicate id", [](json* j) { (*j)["model"]["vocab"]["a"] = 98; }, kCorrupt, "id 98"},
-      {"merge of unknown tokens", [](json* j) { (*j)["model"]["merges"].push_back("he y"); },
-       kCorrupt, "hey"},
-      {"merge of one token", [](json* j) { (*j)["model"]["merges"].push_back("hello"); }, kCorrupt,
-       "two tokens"},
-      {"merge of three", [](json* j) { (*j)["model"]["merges"].push_back("h e l"); }, kCorrupt,
-       "two tokens"},
-      {"merge is a number", [](json* j) { (*j)["model"]["merges"].push_back(5); }, kCorrupt,
-       "two tokens"},
-      {"merges are an object", [](json* j) { (*j)["model"]["merges"] = json::object(); }, kCorrupt,
-       "merges"},
-      {"dropout", [](json* j) { (*j)["model"]["dropout"] = 0.1; }, kNo, "dropout"},
-      {"unk token missing", [](json* j) { (*j)["model"]["unk_token"] = "<unk>"; }, kCorrupt, "unk"},
-      {"added id taken", [](json* j) { (*j)["added_tokens"][0]["id"] = 5; }, kCorrupt, "id 5"},
-      {"added id negative", [](json* j) { (*j)["added_tokens"][0]["id"] = -2; }, kCorrupt, "-2"},
-      {"added without id", [](json* j) { (*j)["added_tokens"][0].erase("id"); }, kCorrupt, "id"},
-      {"added are text", [](json* j) { (*j)["added_tokens"] = "x"; }, kCorrupt, "added_tokens"},
-      {"special is text", [](json* j) { (*j)["added_tokens"][0]["special"] = "yes"; }, kCorrupt,
-       "special"},
-      {"unknown normalizer",
-       [](json* j) {
-         (*j)["normalizer"] = {{"type", "Bert"}};
-       },
-       kNo, "Bert"},
-      {"character map",
-       [](json* j) {
-         (*j)["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}};
-       },
-       kNo, "Precompiled"},
-      {"broken pattern",
-       [](json* j) {
-         (*j)["pre_tokenizer"] = {
-             {"type", "Split"}, {"pattern", {{"Regex", "(a"}}}, {"behavior", "Isolated"}};
-       },
-       kNo, "(a"},
-      {"class intersection",
-       [](json* j) {
-         (*j)["pre_tokenizer"] = {
-             {"type", "Split"}, {"pattern", {{"Regex", "[a&&b]"}}}, {"behavior", "Isolated"}};
-       },
-       kNo, "intersection"},
-      {"unknown pre-tokenizer", [](json* j) { (*j)["pre_tokenizer"]["type"] = "Q"; }, kNo, "Q"},
-      {"unknown decoder", [](json* j) { (*j)["decoder"]["type"] = "CTC"; }, kNo, "CTC"},
-      {"unknown post-processor",
-       [](json* j) {
-         (*j)["post_processor"] = {{"type", "P"}};
-       },
-       kNo, "post_processor"},
-  };
-  for (const HostileCase& c : cases) {
+  for (const HostileCase& c : kCases) {
     json j = testing::ByteTokenizerJson();
     c.damage(&j);
     auto t = Tokenizer::FromJson(j.dump(), "");
@@ -159,7 +159,6 @@ void ExpectGgufError(testing::GgufBuilder builder, StatusCode code, const std::s
 }
 
 TEST(HostileTokenizer, GgufMetadataIsChecked) {
-  constexpr auto kCorrupt = StatusCode::kDataCorrupt, kNo = StatusCode::kUnsupported;
   using Texts = std::vector<std::string>;
   auto bpe = [](const std::string& pre, const Texts& merges) {
     testing::GgufBuilder b;
