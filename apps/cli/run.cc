@@ -54,6 +54,7 @@ nlohmann::json StatsJson(const Session& s) {
           {"cache",
            {{"n_tokens", c.n_tokens},
             {"bytes", c.used_bytes},
+            {"allocated_bytes", c.allocated_bytes},
             {"bits_per_element", c.bits_per_element},
             {"f16_bytes", c.f16_bytes}}}};
 }

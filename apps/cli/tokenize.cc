@@ -14,7 +14,8 @@ namespace {
 
 struct TokenizeFlags {
   std::string model, file;
-  bool json = false, no_special = false, no_parse_special = false, pieces = false;
+  bool json = false, no_special = false, no_parse_special = false, pieces = false,
+       keep_bytes = false;
 };
 
 int Tokenize(const TokenizeFlags& flags) {
@@ -30,8 +31,11 @@ int Tokenize(const TokenizeFlags& flags) {
     if (!read.ok()) return Fail(read.status());
     text = std::move(*read);
   }
-  const EncodeOptions options{.add_special = !flags.no_special,
-                              .parse_special = !flags.no_parse_special};
+  const EncodeOptions options{
+      .add_special = !flags.no_special,
+      .parse_special = !flags.no_parse_special,
+      // As Hugging Face sees a file that is not valid UTF-8.
+      .invalid_utf8 = flags.keep_bytes ? InvalidUtf8::kKeepBytes : InvalidUtf8::kReplace};
   // Lines are what lies between line feeds; a last line feed does not start another line.
   std::string out;
   for (std::size_t begin = 0; begin < text.size();) {
@@ -72,6 +76,8 @@ void AddTokenizeCommand(CLI::App& app, int* exit_code) {
   c->add_flag("--no-special", flags->no_special, "no BOS or EOS even if the model asks for them");
   c->add_flag("--no-parse-special", flags->no_parse_special,
               "text that looks like a special token stays text");
+  c->add_flag("--keep-bytes", flags->keep_bytes,
+              "encode invalid UTF-8 byte by byte instead of as U+FFFD");
   c->callback([flags, exit_code] { *exit_code = Tokenize(*flags); });
 }
 

@@ -69,8 +69,8 @@ inline Status Internal(std::string m) { return {StatusCode::kInternal, std::move
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                  // NOLINT: implicit by design
-  Result(Status status) : status_(std::move(status)) {}          // NOLINT: implicit by design
+  Result(T value) : value_(std::move(value)) {}          // NOLINT: implicit by design
+  Result(Status status) : status_(std::move(status)) {}  // NOLINT: implicit by design
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
   T& value() & { return value_.value(); }
@@ -89,10 +89,10 @@ class [[nodiscard]] Result {
 }  // namespace phasor
 
 // Returns the error of an expression of type Status from the calling function.
-#define PHASOR_RETURN_IF_ERROR(expr)                         \
-  do {                                                       \
-    ::phasor::Status phasor_status_ = (expr);                \
-    if (!phasor_status_.ok()) return phasor_status_;         \
+#define PHASOR_RETURN_IF_ERROR(expr)                 \
+  do {                                               \
+    ::phasor::Status phasor_status_ = (expr);        \
+    if (!phasor_status_.ok()) return phasor_status_; \
   } while (0)
 
 #define PHASOR_CONCAT_INNER_(a, b) a##b

@@ -152,7 +152,7 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   };
   const int n_items = n_kv * n_splits;
   std::atomic<int> next_head{0}, next_item{0}, prepared{0};
-  job.pool.Run([&](int thread) {
+  job.pool.RunSharing([&](int thread) {
     AlignedBuffer<float>& scores = s.scores[thread];
     scores.Resize(static_cast<std::size_t>(g) * kPageTokens);
     for (int h; (h = next_head.fetch_add(1)) < n_kv;) {

@@ -162,7 +162,7 @@ void AttendPrefill(const AttentionShape& shape, const KvCache& cache, int layer,
   scratch.threads.resize(pool.size());
   const BlockRunner runner(shape, cache, layer, n_new, q_THD, out_THD);
   std::atomic<std::size_t> next{0};
-  pool.Run([&](int thread) {
+  pool.RunSharing([&](int thread) {
     for (std::size_t i; (i = next.fetch_add(1)) < blocks.size();) {
       runner.Run(blocks[i], scratch.threads[thread]);
     }

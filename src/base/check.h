@@ -13,9 +13,9 @@ namespace phasor {
 
 }  // namespace phasor
 
-#define PHASOR_CHECK(expr)                                                \
-  do {                                                                    \
-    if (!(expr)) ::phasor::CheckFailed(__FILE__, __LINE__, #expr);        \
+#define PHASOR_CHECK(expr)                                         \
+  do {                                                             \
+    if (!(expr)) ::phasor::CheckFailed(__FILE__, __LINE__, #expr); \
   } while (0)
 
 // Hot loops: only in builds without NDEBUG.

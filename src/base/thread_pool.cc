@@ -23,6 +23,11 @@ constexpr int kSpinRounds = 20000;
 // oversubscribed machine still makes progress.
 constexpr int kSpinBeforeYield = 4000;
 
+// Fields of the gate: inside in bits 0-15, entered in bits 16-30, open in bit 31.
+constexpr int kEnteredShift = 16, kGenerationShift = 32;
+constexpr uint64_t kInsideMask = 0x7fff, kOpen = uint64_t{1} << 31;
+constexpr uint64_t kOneEntered = (uint64_t{1} << kEnteredShift) + 1;
+
 }  // namespace
 
 int DefaultThreadCount() {
@@ -49,24 +54,49 @@ ThreadPool::~ThreadPool() {
   for (auto& w : workers_) w.join();
 }
 
+void ThreadPool::Open(const std::function<void(int)>& fn) {
+  job_ = &fn;
+  const uint64_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  gate_.store(generation << kGenerationShift | kOpen, std::memory_order_release);
+  generation_.store(generation);
+  if (sleepers_.load() > 0) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    wake_.notify_all();
+  }
+}
+
+void ThreadPool::Close(uint64_t n_required) {
+  int spins = 0;
+  for (;;) {
+    uint64_t gate = gate_.load(std::memory_order_acquire);
+    if ((gate & kInsideMask) == 0 && (gate >> kEnteredShift & kInsideMask) >= n_required &&
+        gate_.compare_exchange_strong(gate, gate & ~kOpen, std::memory_order_acquire)) {
+      return;
+    }
+    if (n_required == 0) gate_.fetch_and(~kOpen, std::memory_order_relaxed);
+    CpuRelax();
+    if (++spins > kSpinBeforeYield) std::this_thread::yield();
+  }
+}
+
 void ThreadPool::Run(const std::function<void(int)>& fn) {
   if (n_threads_ == 1) {
     fn(0);
     return;
   }
-  job_ = &fn;
-  remaining_.store(n_threads_ - 1, std::memory_order_relaxed);
-  generation_.fetch_add(1);
-  if (sleepers_.load() > 0) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    wake_.notify_all();
-  }
+  Open(fn);
   fn(0);
-  int spins = 0;
-  while (remaining_.load(std::memory_order_acquire) != 0) {
-    CpuRelax();
-    if (++spins > kSpinBeforeYield) std::this_thread::yield();
+  Close(static_cast<uint64_t>(n_threads_ - 1));
+}
+
+void ThreadPool::RunSharing(const std::function<void(int)>& fn) {
+  if (n_threads_ == 1) {
+    fn(0);
+    return;
   }
+  Open(fn);
+  fn(0);
+  Close(0);
 }
 
 void ThreadPool::WorkerLoop(int index) {
@@ -83,8 +113,14 @@ void ThreadPool::WorkerLoop(int index) {
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load()) return;
+    uint64_t gate = gate_.load(std::memory_order_acquire);
+    bool entered = false;
+    while (!entered && (gate & kOpen) != 0 && gate >> kGenerationShift == (seen & 0xffffffffu)) {
+      entered = gate_.compare_exchange_weak(gate, gate + kOneEntered, std::memory_order_acquire);
+    }
+    if (!entered) continue;
     (*job_)(index);
-    remaining_.fetch_sub(1, std::memory_order_release);
+    gate_.fetch_sub(1, std::memory_order_release);
   }
 }
 
@@ -99,13 +135,14 @@ void ThreadPool::ParallelFor(int64_t n, int64_t grain,
   // Up to eight pieces per thread balance a busy neighbour at little cost.
   int64_t piece = std::max(grain, (n + n_threads_ * 8 - 1) / (n_threads_ * 8));
   std::atomic<int64_t> next{0};
-  Run([&](int) {
+  const std::function<void(int)> take_pieces = [&](int) {
     for (;;) {
       int64_t begin = next.fetch_add(piece, std::memory_order_relaxed);
       if (begin >= n) return;
       fn(begin, std::min(n, begin + piece));
     }
-  });
+  };
+  RunSharing(take_pieces);
 }
 
 }  // namespace phasor

@@ -31,17 +31,28 @@ class ThreadPool {
   // Not reentrant: fn must not call Run on the same pool.
   void Run(const std::function<void(int)>& fn);
 
+  // The same without waiting for threads that have not started when fn(0) returns. For work that
+  // fn(0) would finish alone because all threads draw from one list.
+  void RunSharing(const std::function<void(int)>& fn);
+
   // Calls fn(begin, end) over [0, n) in pieces of at least `grain`; pieces are handed out
-  // dynamically, so a thread that is slowed down by its neighbours takes fewer of them.
+  // dynamically, so a thread that is slowed down by its neighbours takes fewer of them, and one
+  // that has not started when the last piece is taken is not waited for.
   void ParallelFor(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& fn);
 
  private:
   void WorkerLoop(int index);
+  // Publishes a job under a new generation and wakes sleepers.
+  void Open(const std::function<void(int)>& fn);
+  // Waits until n_required workers have entered and all that entered have left; then no more may.
+  void Close(uint64_t n_required);
 
   const int n_threads_;
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> remaining_{0};
+  // The door of the current job: generation (upper 32 bits), open flag, workers that entered,
+  // workers inside. One word, so that a worker enters the job it saw or none.
+  std::atomic<uint64_t> gate_{0};
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   const std::function<void(int)>* job_ = nullptr;

@@ -212,14 +212,22 @@ std::size_t KvCache::FrozenBytes() const {
 }
 
 std::size_t KvCache::UsedBytes() const {
+  const int64_t rows = n_tokens_ - n_frozen_ * kPageTokens;  // sink and window
   std::size_t bytes = FrozenBytes();
-  const int64_t sink = std::min<int64_t>(n_tokens_, options_.n_sink);
   for (const Head& head : heads_) {
-    const std::size_t row_page = head.rows_k.page_bytes + head.rows_v.page_bytes;
-    bytes += row_page * static_cast<std::size_t>(sink) / kPageTokens;
-    const int64_t in_window =
-        std::max<int64_t>(0, n_tokens_ - options_.n_sink - n_frozen_ * kPageTokens);
-    bytes += row_page * static_cast<std::size_t>((in_window + kPageTokens - 1) / kPageTokens);
+    bytes += (head.rows_k.page_bytes + head.rows_v.page_bytes) * static_cast<std::size_t>(rows) /
+             kPageTokens;
+  }
+  return bytes;
+}
+
+std::size_t KvCache::AllocatedBytes() const {
+  std::size_t bytes = 0;
+  for (const Head& head : heads_) {
+    for (const PageStore* store : {&head.frozen_k, &head.frozen_v, &head.rows_k, &head.rows_v}) {
+      bytes +=
+          store->slabs.size() * store->stride * static_cast<std::size_t>(store->pages_per_slab);
+    }
   }
   return bytes;
 }

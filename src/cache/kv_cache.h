@@ -80,8 +80,10 @@ class KvCache {
   void Clear() { (void)Truncate(0); }
 
   int64_t n_frozen_pages() const { return n_frozen_; }
-  // Bytes of pages in use, whole window pages included.
+  // Bytes that hold tokens: frozen pages with their metadata, and the 16-bit rows in use.
   std::size_t UsedBytes() const;
+  // Bytes taken from the system, room for more tokens included.
+  std::size_t AllocatedBytes() const;
   std::size_t FrozenBytes() const;
 
  private:

@@ -125,11 +125,8 @@ void KeepTopK(std::size_t k, std::vector<Candidate>* candidates) {
 
 // Keeps the shortest best-first prefix whose probability reaches top_p (at least one token).
 // `sorted`: candidates are in order; else only as much as needed is sorted.
-void KeepTopP(double top_p, double temperature, float max, bool sorted,
-              std::vector<Candidate>* candidates) {
-  auto weight = [&](const Candidate& c) {
-    return std::exp((static_cast<double>(c.first) - max) / temperature);
-  };
+void KeepTopP(double top_p, float max, bool sorted, std::vector<Candidate>* candidates) {
+  auto weight = [&](const Candidate& c) { return std::exp(static_cast<double>(c.first) - max); };
   double total = 0;
   for (const Candidate& c : *candidates) total += weight(c);
   double needed = top_p * total, cumulative = 0;
@@ -148,13 +145,13 @@ void KeepTopP(double top_p, double temperature, float max, bool sorted,
   candidates->resize(kept);
 }
 
-// min-p and the draw: weights relative to the best token, whose weight is 1.
+// min-p (judged at temperature 1) and the draw: weights relative to the best token, whose is 1.
 int32_t Draw(double min_p, double temperature, float max, const std::vector<Candidate>& candidates,
              Rng* rng) {
   double total = 0;
   auto weight = [&](const Candidate& c) {
-    double w = std::exp((static_cast<double>(c.first) - max) / temperature);
-    return w >= min_p ? w : 0.0;
+    const double distance = static_cast<double>(c.first) - max;
+    return std::exp(distance) >= min_p ? std::exp(distance / temperature) : 0.0;
   };
   for (const Candidate& c : candidates) total += weight(c);
   double left = rng->Uniform() * total;
@@ -230,7 +227,7 @@ Result<int32_t> Sampler::Next(std::span<const float> logits, std::span<const int
       }
     }
     if (top_k) KeepTopK(static_cast<std::size_t>(options_.top_k), &candidates_);
-    if (options_.top_p < 1) KeepTopP(options_.top_p, temperature, max, top_k, &candidates_);
+    if (options_.top_p < 1) KeepTopP(options_.top_p, max, top_k, &candidates_);
     pick = Draw(options_.min_p, temperature, max, candidates_, &rng_);
   }
   float picked = Clean(logits[static_cast<std::size_t>(pick)]);

@@ -1,5 +1,6 @@
-// Choosing the next token from logits: penalties, then temperature, top-k, top-p, min-p, then a
-// seeded draw. Temperature 0 is the arg max (lowest id among equals). Flags follow llama.cpp.
+// Choosing the next token from logits: penalties, top-k, top-p, min-p, then temperature and a
+// seeded draw, in llama.cpp's default order (so top-p and min-p look at the distribution at
+// temperature 1). Temperature 0 is the arg max (lowest id among equals). Flags follow llama.cpp.
 #pragma once
 
 #include <cstdint>

@@ -48,7 +48,7 @@ std::vector<double> ReferenceDistribution(std::vector<float> logits, const Sampl
     while (order.size() > n) p[order.back()] = 0, order.pop_back();
     normalise();
   };
-  for (std::size_t i : order) p[i] = std::exp((logits[i] - logits[order[0]]) / o.temperature);
+  for (std::size_t i : order) p[i] = std::exp(logits[i] - logits[order[0]]);
   normalise();
   if (o.top_k > 0) keep(std::min<std::size_t>(order.size(), o.top_k));
   if (o.top_p < 1) {
@@ -60,6 +60,9 @@ std::vector<double> ReferenceDistribution(std::vector<float> logits, const Sampl
   std::size_t n = order.size();
   while (n > 1 && p[order[n - 1]] < o.min_p * p[order[0]]) --n;
   keep(n);
+  // Temperature last.
+  for (std::size_t i : order) p[i] = std::exp((logits[i] - logits[order[0]]) / o.temperature);
+  normalise();
   return p;
 }
 

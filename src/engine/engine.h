@@ -83,7 +83,8 @@ struct SessionOptions {
 
 struct CacheStats {
   int64_t n_tokens = 0;
-  std::size_t used_bytes = 0;        // pages and windows in use, metadata included
+  std::size_t used_bytes = 0;        // pages and 16-bit rows in use, metadata included
+  std::size_t allocated_bytes = 0;   // taken from the system, room for more tokens included
   double bits_per_element = 0;       // used_bytes * 8 / (n_tokens * layers * kv_heads * (Dk + Dv))
   double page_bits_per_element = 0;  // of frozen pages alone
   std::size_t f16_bytes = 0;         // the same tokens in 16 bit

@@ -9,6 +9,7 @@
 #include "model/transformer.h"
 #include "model/weights.h"
 #include "registry/position_table.h"
+#include "registry/weight_codec_table.h"
 
 namespace phasor {
 

@@ -217,6 +217,7 @@ CacheStats Session::cache_stats() const {
   CacheStats stats;
   stats.n_tokens = n_tokens();
   stats.used_bytes = cache_->UsedBytes();
+  stats.allocated_bytes = cache_->AllocatedBytes();
   const double elements_per_token = 2.0 * c.n_layers * c.n_kv_heads * c.head_dim;
   stats.f16_bytes =
       static_cast<std::size_t>(elements_per_token * 2 * static_cast<double>(stats.n_tokens));

@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "ops/vector_ops.h"
-#include "registry/weight_codec_table.h"
 
 namespace phasor {
 namespace {
@@ -73,7 +72,7 @@ Status Transformer::Forward(std::span<const int32_t> tokens, KvCache& cache,
     return ResourceExhausted("model: no memory for a batch of " + std::to_string(n) + " tokens");
   }
   s.threads.resize(pool.size());
-  const WeightCodecInfo* codec = FindWeightCodec(weights_.embedding.dtype());
+  const WeightCodecInfo* codec = weights_.embedding_codec;
   const int64_t row_bytes = RowBytes(weights_.embedding.dtype(), d);
   ForTokens(pool, n, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -159,7 +158,7 @@ void Transformer::AttentionBlock(int layer, int n, KvCache& cache, const Forward
   if (n < kSerialTokens) {
     append(0);
   } else {
-    pool.Run(append);
+    pool.RunSharing(append);
   }
   const AttentionShape shape{config_.n_heads, n_kv, D, 1.0f / std::sqrt(static_cast<float>(D)),
                              config_.sliding_window};

@@ -6,8 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "registry/weight_codec_table.h"
-
 namespace phasor {
 namespace {
 
@@ -55,13 +53,9 @@ std::string HfName(const std::string& gguf_name) {
 
 class Loader {
  public:
-  Loader(const WeightSource& source, const ModelConfig& config, MatMulPrecision precision,
-         ThreadPool& pool, const std::function<void(int64_t, int64_t)>& on_progress)
-      : source_(source),
-        config_(config),
-        precision_(precision),
-        pool_(pool),
-        on_progress_(on_progress) {}
+  Loader(const WeightSource& source, const ModelConfig& config, const LoadWeightsOptions& options,
+         ThreadPool& pool)
+      : source_(source), config_(config), options_(options), pool_(pool) {}
 
   // Checks shape and type. rows = 1 for vectors.
   Result<const TensorView*> Get(const std::string& name, int64_t rows, int64_t cols) {
@@ -83,7 +77,7 @@ class Loader {
   Status Vector(const std::string& name, int64_t n, std::vector<float>* out) {
     PHASOR_ASSIGN_OR_RETURN(const TensorView* t, Get(name, 1, n));
     out->resize(n);
-    FindWeightCodec(t->dtype())->decode(t->bytes.data(), n, out->data());
+    options_.find_codec(t->dtype())->decode(t->bytes.data(), n, out->data());
     for (float v : *out) {
       if (!std::isfinite(v)) {
         return DataCorrupt("model: tensor " + t->name + ": expected finite numbers, found " +
@@ -96,8 +90,8 @@ class Loader {
 
   Status Matrix(const std::string& name, int64_t rows, int64_t cols, PackedMatrix* out) {
     PHASOR_ASSIGN_OR_RETURN(const TensorView* t, Get(name, rows, cols));
-    auto packed = PackedMatrix::Pack(*FindWeightCodec(t->dtype()), t->bytes.data(), rows, cols,
-                                     precision_, pool_);
+    auto packed = PackedMatrix::Pack(*options_.find_codec(t->dtype()), t->bytes.data(), rows, cols,
+                                     options_.precision, pool_);
     if (!packed.ok()) return packed.status().WithPrefix("model: tensor " + t->name);
     *out = std::move(packed).value();
     bytes_ += out->size_bytes();
@@ -135,14 +129,15 @@ class Loader {
  private:
   void Done(const TensorView& t) {
     done_ += static_cast<int64_t>(t.bytes.size());
-    if (on_progress_) on_progress_(done_, static_cast<int64_t>(source_.total_bytes()));
+    if (options_.on_progress) {
+      options_.on_progress(done_, static_cast<int64_t>(source_.total_bytes()));
+    }
   }
 
   const WeightSource& source_;
   const ModelConfig& config_;
-  MatMulPrecision precision_;
+  const LoadWeightsOptions& options_;
   ThreadPool& pool_;
-  const std::function<void(int64_t, int64_t)>& on_progress_;
   int64_t done_ = 0;
   std::size_t bytes_ = 0;
 };
@@ -162,14 +157,14 @@ std::size_t WeightSource::total_bytes() const {
 }
 
 Result<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
-                                 MatMulPrecision precision, ThreadPool& pool,
-                                 const std::function<void(int64_t, int64_t)>& on_progress) {
-  Loader loader(source, config, precision, pool, on_progress);
+                                 const LoadWeightsOptions& options, ThreadPool& pool) {
+  Loader loader(source, config, options, pool);
   ModelWeights w;
   try {
     PHASOR_ASSIGN_OR_RETURN(const TensorView* embedding,
                             loader.Get("token_embd.weight", config.n_vocab, config.d_model));
     w.embedding = *embedding;
+    w.embedding_codec = options.find_codec(embedding->dtype());
     PHASOR_RETURN_IF_ERROR(loader.Vector("output_norm.weight", config.d_model, &w.output_norm));
     PHASOR_RETURN_IF_ERROR(
         loader.Matrix(config.tied_embeddings ? "token_embd.weight" : "output.weight",

@@ -38,18 +38,27 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  TensorView embedding;            // [n_vocab, d_model], read row by row from the file
+  TensorView embedding;  // [n_vocab, d_model], read row by row from the file
+  const WeightCodecInfo* embedding_codec = nullptr;
   std::vector<float> output_norm;  // [d_model]
   PackedMatrix output;             // [n_vocab, d_model]
   std::vector<LayerWeights> layers;
   std::size_t bytes = 0;  // in memory, after repacking (embedding not counted)
 };
 
+// The weight formats phasor has; the engine passes in registry/weight_codec_table.h's finder.
+using WeightCodecFinder = const WeightCodecInfo* (*)(DType);
+
+struct LoadWeightsOptions {
+  MatMulPrecision precision = MatMulPrecision::kInt8;
+  WeightCodecFinder find_codec = nullptr;
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> on_progress;  // may be empty
+};
+
 // kDataCorrupt names the first tensor that is missing, misshaped or holds NaN; kUnsupported one
-// whose type phasor cannot use. on_progress(done_bytes, total_bytes) may be empty.
+// whose type phasor cannot use.
 Result<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
-                                 MatMulPrecision precision, ThreadPool& pool,
-                                 const std::function<void(int64_t, int64_t)>& on_progress);
+                                 const LoadWeightsOptions& options, ThreadPool& pool);
 
 // 16 hex digits that identify a model's query and key projections: what a calibration belongs to.
 std::string WeightFingerprint(const WeightSource& source, const ModelConfig& config);
