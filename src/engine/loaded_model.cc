@@ -123,8 +123,11 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Load(const LoadOptions& option
     PHASOR_ASSIGN_OR_RETURN(m->calibration_,
                             FindCalibration(options, config, WeightFingerprint(source, config)));
   }
-  PHASOR_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(source, config, options.precision,
-                                                            *m->pool_, options.on_progress));
+  PHASOR_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(source, config,
+                                                            {.precision = options.precision,
+                                                             .find_codec = FindWeightCodec,
+                                                             .on_progress = options.on_progress},
+                                                            *m->pool_));
   m->transformer_ =
       std::make_unique<Transformer>(std::move(config), std::move(weights), std::move(phases));
   return m;
