@@ -1,6 +1,6 @@
 # Two commands do everything on a bare Debian 12: `make run` and `make test`.
 # Every target is a thin call of a script in scripts/, so that each step can be run by hand.
-.PHONY: run build test setup setup-test setup-dev model debug asan tsan fuzz format tidy check \
+.PHONY: run build test setup setup-test setup-dev model texts debug asan tsan fuzz format tidy check \
         install clean help
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
@@ -29,6 +29,9 @@ setup-dev:
 
 model: setup  ## get the default model (93 MB) into the user's cache folder
 	@scripts/get_model.sh
+
+texts:  ## get the novels that quality is measured on (4 MB) into the user's cache folder
+	@scripts/get_texts.sh
 
 debug: setup-test  ## build program and tests without optimization in build/debug
 	@scripts/build.sh debug

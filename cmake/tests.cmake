@@ -70,6 +70,7 @@ phasor_add_house_test(docs ${PHASOR_PYTHON} scripts/check_docs.py)
 phasor_add_house_test(format ${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_format.sh)
 phasor_add_house_test(checks_catch ${PHASOR_PYTHON} tests/scripts/house_checks_test.py)
 phasor_add_house_test(get_model ${CMAKE_CURRENT_SOURCE_DIR}/tests/scripts/get_model_test.sh)
+phasor_add_house_test(get_texts ${CMAKE_CURRENT_SOURCE_DIR}/tests/scripts/get_texts_test.sh)
 if(NOT PHASOR_SANITIZE)
   phasor_add_house_test(install ${CMAKE_CURRENT_SOURCE_DIR}/tests/install/run.sh
                         ${CMAKE_BINARY_DIR} ${PROJECT_VERSION})
