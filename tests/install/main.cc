@@ -1,10 +1,10 @@
 #include <cstdio>
 
-#include "phasor/status.h"
-#include "phasor/version.h"
+#include "phasor/phasor.h"
 
+// Loading a file that is not there goes through the whole library and comes back as a value.
 int main() {
-  const phasor::Status status = phasor::NotFound("x");
-  std::printf("%s %s\n", phasor::Version(), phasor::StatusCodeName(status.code()));
+  const auto model = phasor::Model::Load({.path = "no-such-file.gguf"});
+  std::printf("%s %s\n", phasor::Version(), phasor::StatusCodeName(model.status().code()));
   return 0;
 }

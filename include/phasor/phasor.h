@@ -1,0 +1,139 @@
+// The phasor library: load a model, feed it text, get text back, with a KV cache of your choice.
+//
+//   auto model = phasor::Model::Load({.path = "model.gguf"});
+//   if (!model.ok()) { ... model.status().message() ... }
+//   auto context = model->NewContext({.n_ctx = 8192});          // polar keys, 4-bit values
+//   auto prompt = model->ApplyChatTemplate({{"user", "How many days are in a week?"}});
+//   context->Append(model->Tokenize(*prompt));
+//   auto answer = context->Generate({.temperature = 0, .max_tokens = 64},
+//                                   [](std::string_view piece) { std::cout << piece; });
+//
+// Errors are values (phasor/status.h); no function throws. A Model may be shared by many contexts
+// but runs one call at a time; a Context belongs to one thread at a time and must not outlive its
+// Model. All text is UTF-8.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "phasor/status.h"
+#include "phasor/version.h"
+
+namespace phasor {
+
+struct ModelParams {
+  std::string path;    // GGUF file (first part of a split one) or Hugging Face folder
+  int n_threads = 0;   // 0: one per processor this process may use
+  bool exact = false;  // decode weights to float and multiply in float: slow, the yardstick
+  std::string
+      calibration_path;  // widths for `polar` keys; empty: look beside the model and in share
+};
+
+struct ContextParams {
+  int64_t n_ctx = 0;               // most tokens; 0: what the model was trained on
+  std::string type_k = "polar";    // cache type of keys, or a comma-separated list by layer
+  std::string type_v = "q4_head";  // cache type of values
+  int n_sink = 4;                  // first tokens kept in 16 bit
+  int n_recent = 128;              // newest tokens kept in 16 bit (up to 127 more)
+  int n_batch = 512;               // tokens per prefill step
+};
+
+struct SamplingParams {
+  float temperature = 0.8f;     // 0: greedy
+  int top_k = 40;               // 0: off
+  float top_p = 0.95f;          // 1: off
+  float min_p = 0.05f;          // 0: off
+  float repeat_penalty = 1.0f;  // 1: off
+  uint64_t seed = 0;
+  int64_t max_tokens = -1;        // -1: until the model ends its text or the context is full
+  std::vector<std::string> stop;  // texts that end the answer; not part of it
+  const std::atomic<bool>* cancel = nullptr;  // checked before every token
+};
+
+struct Message {
+  std::string role;  // "system", "user", "assistant"
+  std::string content;
+};
+
+struct ModelInfo {
+  std::string architecture, name;
+  int n_layers, d_model, n_heads, n_kv_heads, head_dim, n_vocab;
+  int64_t n_ctx_train, n_params;
+  std::size_t weight_bytes;  // in memory
+  bool has_chat_template, has_calibration;
+};
+
+struct Answer {
+  std::string text;
+  std::vector<int32_t> tokens;
+  std::string finish_reason;  // "stop", "length", "stop_string", "context_full", "cancelled"
+};
+
+struct CacheUse {
+  int64_t n_tokens;
+  std::size_t bytes;  // everything that holds these tokens, metadata included
+  double bits_per_element;
+};
+
+class Context;
+
+class Model {
+ public:
+  static Result<Model> Load(const ModelParams& params);
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+  ~Model();
+
+  ModelInfo info() const;
+  // parse_special: text such as "<|im_start|>" becomes its token. BOS is added where the model
+  // asks.
+  std::vector<int32_t> Tokenize(std::string_view text, bool parse_special = true) const;
+  std::string Detokenize(std::span<const int32_t> tokens) const;
+  // The model's own template with the opening of an assistant turn. kUnsupported without one.
+  Result<std::string> ApplyChatTemplate(std::span<const Message> messages) const;
+  Result<std::string> ApplyChatTemplate(std::initializer_list<Message> messages) const {
+    return ApplyChatTemplate(std::span<const Message>(messages.begin(), messages.size()));
+  }
+  Result<Context> NewContext(const ContextParams& params) const;
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+class Context {
+ public:
+  Context(Context&&) noexcept;
+  Context& operator=(Context&&) noexcept;
+  ~Context();
+
+  // Reads tokens; may be called again and again. kOutOfRange when they do not fit, and then nothing
+  // was read.
+  Status Append(std::span<const int32_t> tokens);
+  // Logits [n_vocab] after the newest token; empty before the first Append.
+  std::span<const float> logits() const;
+  // Answers until a stop; on_text gets whole characters as they come and may be empty.
+  Result<Answer> Generate(const SamplingParams& params,
+                          const std::function<void(std::string_view)>& on_text = {});
+  // Forgets everything from token n on.
+  Status Truncate(int64_t n_tokens);
+  std::span<const int32_t> tokens() const;
+  CacheUse cache_use() const;
+
+ private:
+  friend class Model;
+  struct Impl;
+  explicit Context(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace phasor
