@@ -2,21 +2,21 @@
 """Makes the golden files of the default model with Hugging Face transformers in float32.
 
     python scripts/make_golden_default.py --model SmolLM2-135M-Instruct.Q4_1.gguf \
-        [--novel 1400_great_expectations.txt]
+        [--texts "$(scripts/get_texts.sh --path)"]
 
 transformers dequantizes the GGUF itself (gguf_file=). Writes to tests/golden:
 
-  default_text.txt      the start of Great Expectations (Dickens; public domain), at most 5 KB
+  default_text.txt      the start of Emma (Austen; public domain), at most 5 KB
   default_logits.bin    what the model says at each of the passage's first 512 tokens, little-endian
                           char[4] "PHGL", u32 version 1, u32 n_tokens, n_vocab, n_probes, n_top
                           i32 tokens[n_tokens], i32 probe_ids[n_probes]
                           per token: f32 log_sum_exp, f32 logits[probe_ids],
                                      i32 top_ids[n_top], f32 top_logits[n_top] (best first)
-  perplexity_text.txt   exactly 8,192 tokens from a later part of it
+  perplexity_text.txt   exactly 8,192 tokens from the middle of Persuasion (Austen; public domain)
   default_golden.json   negative log-likelihoods, greedy chat answers with the probabilities of the
                         two best tokens at each step
 
-Without --novel the two texts that are already there are used. Negative log-likelihoods follow
+Without --texts the two texts that are already there are used. Negative log-likelihoods follow
 `phasor eval perplexity`: windows of n tokens, every token but a window's first is scored, no BOS.
 
 Needs: torch, transformers (5.x), tokenizers, gguf.
@@ -74,13 +74,14 @@ def encode(tok, text):
     return tok(text, add_special_tokens=False)["input_ids"]
 
 
-def cut_texts(tok, novel, out):
-    """Writes default_text.txt (start of chapter one) and perplexity_text.txt (from further on)."""
-    text = novel.read_text(encoding="utf-8").replace("\r\n", "\n")
-    passage = text[:PASSAGE_BYTES]
+def cut_texts(tok, texts, out):
+    """Writes default_text.txt (start of one novel) and perplexity_text.txt (middle of another)."""
+    passage = (texts / "emma.txt").read_text(encoding="utf-8")
+    passage = passage[passage.index("Emma Woodhouse"):][:PASSAGE_BYTES]
     passage = passage[:passage.rindex("\n\n") + 1]
     (out / "default_text.txt").write_text(passage, encoding="utf-8")
-    start = text.index("\n\n", len(text) // 3) + 2  # another part of the novel
+    text = (texts / "persuasion.txt").read_text(encoding="utf-8")
+    start = text.index("\n\n", len(text) // 3) + 2
     rest = text[start:start + 8 * LONG_TOKENS]
     ids = encode(tok, rest)
     for end in range(LONG_TOKENS, LONG_TOKENS + 64):  # a cut may merge differently: try until exact
@@ -142,12 +143,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     root = Path(__file__).resolve().parent.parent
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--novel", type=Path)
+    parser.add_argument("--texts", type=Path, help="folder of scripts/get_texts.sh")
     parser.add_argument("--out", type=Path, default=root / "tests/golden")
     args = parser.parse_args()
     tok = read_tokenizer(args.model)
-    if args.novel:
-        cut_texts(tok, args.novel, args.out)
+    if args.texts:
+        cut_texts(tok, args.texts, args.out)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         args.model.parent, gguf_file=args.model.name, dtype=torch.float32).eval()
 
