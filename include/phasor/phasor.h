@@ -53,8 +53,8 @@ struct SamplingParams {
   float min_p = 0.05f;          // 0: off
   float repeat_penalty = 1.0f;  // 1: off
   uint64_t seed = 0;
-  int64_t max_tokens = -1;        // -1: until the model ends its text or the context is full
-  std::vector<std::string> stop;  // texts that end the answer; not part of it
+  int64_t max_tokens = -1;             // -1: until the model ends its text or the context is full
+  std::vector<std::string> stop = {};  // texts that end the answer; not part of it
   const std::atomic<bool>* cancel = nullptr;  // checked before every token
 };
 
