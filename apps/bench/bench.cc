@@ -12,6 +12,7 @@
 #include "base/rng.h"
 #include "base/table.h"
 #include "cli/command.h"
+#include "contracts/kv_codec.h"
 #include "phasor/version.h"
 #include "simd/cpu.h"
 
@@ -48,8 +49,9 @@ std::vector<int32_t> RandomTokens(int64_t n, int32_t vocab, uint64_t seed) {
   return tokens;
 }
 
-// One timed run on a session that holds exactly n_depth tokens; leaves it like that.
-Result<int64_t> TimeOnce(const Case& c, Session& session, uint64_t seed) {
+// One timed run on a session that holds exactly n_depth tokens; leaves it like that. *cache: what
+// it held at the end of the run.
+Result<int64_t> TimeOnce(const Case& c, Session& session, uint64_t seed, CacheStats* cache) {
   const int32_t vocab = session.model().config().n_vocab;
   const std::vector<int32_t> tokens =
       RandomTokens(c.n_prompt > 0 ? c.n_prompt : c.n_gen, vocab, seed);
@@ -64,6 +66,7 @@ Result<int64_t> TimeOnce(const Case& c, Session& session, uint64_t seed) {
   }
   const int64_t ns =
       std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+  *cache = session.cache_stats();
   PHASOR_RETURN_IF_ERROR(session.Truncate(c.n_depth));
   return ns;
 }
@@ -207,6 +210,7 @@ Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth
     Case c;
     Session* session;
     std::vector<int64_t> samples;
+    CacheStats cache;
   };
   std::vector<std::unique_ptr<Session>> sessions;
   std::vector<Slot> slots;
@@ -228,7 +232,7 @@ Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth
         PHASOR_RETURN_IF_ERROR(
             session->Append(RandomTokens(depth, model.config().n_vocab, 1), append));
       }
-      for (const Case& c : cases) slots.push_back({c, session.get(), {}});
+      for (const Case& c : cases) slots.push_back({c, session.get(), {}, {}});
       sessions.push_back(std::move(session));
     }
   }
@@ -238,16 +242,16 @@ Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth
       if (r < 0 && s.c.n_gen > 16) {
         Case warm = s.c;
         warm.n_gen = 4;
-        PHASOR_ASSIGN_OR_RETURN(int64_t unused, TimeOnce(warm, *s.session, 7));
+        PHASOR_ASSIGN_OR_RETURN(int64_t unused, TimeOnce(warm, *s.session, 7, &s.cache));
         (void)unused;
         continue;
       }
-      PHASOR_ASSIGN_OR_RETURN(int64_t ns, TimeOnce(s.c, *s.session, 100 + r));
+      PHASOR_ASSIGN_OR_RETURN(int64_t ns, TimeOnce(s.c, *s.session, 100 + r, &s.cache));
       if (r >= 0) s.samples.push_back(ns);
     }
   }
   for (Slot& s : slots) {
-    out.Add(s.c, ResultJson(s.c, model, flags, s.samples, s.session->cache_stats()));
+    out.Add(s.c, ResultJson(s.c, model, flags, s.samples, s.cache));
   }
   return Status::Ok();
 }
@@ -273,7 +277,7 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   CLI::App* c = app.add_subcommand("bench", "prefill and decode speed in llama-bench's columns");
   AddModelFlags(c, &f->model);
   auto list = [&](const std::string& name, std::vector<int64_t>* values, const char* help) {
-    c->add_option(name, *values, help)->delimiter(',')->check(CLI::NonNegativeNumber);
+    c->add_option(name, *values, help)->delimiter(',')->check(Integer(0, int64_t{1} << 40));
   };
   list("-p,--n-prompt", &f->n_prompt, "prefill sizes (0: none)");
   list("-n,--n-gen", &f->n_gen, "decode lengths (0: none)");
@@ -282,16 +286,20 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
       ->delimiter(',');
   c->add_option("--cache-type-v", f->types_v, "-ctv: cache types of values, comma-separated")
       ->delimiter(',');
-  c->add_option("--sink", f->cache.sink, "first tokens kept in 16 bit")->capture_default_str();
-  c->add_option("--recent", f->cache.recent, "newest tokens kept in 16 bit")->capture_default_str();
+  c->add_option("--sink", f->cache.sink, "first tokens kept in 16 bit")
+      ->capture_default_str()
+      ->check(Integer(0, kPageTokens));
+  c->add_option("--recent", f->cache.recent, "newest tokens kept in 16 bit")
+      ->capture_default_str()
+      ->check(Integer(0, 1 << 20));
   c->add_option("-b,--batch-size", f->cache.batch, "tokens per prefill step")
       ->capture_default_str()
-      ->check(CLI::Range(1, 65536));
+      ->check(Integer(1, 65536));
   c->add_option("-r,--repetitions", f->repetitions, "timed runs of each test")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
+      ->check(Integer(1, 1000));
   c->add_option("-o,--output", f->output, "md, csv, json, jsonl or plain")
-      ->check(CLI::IsMember({"md", "csv", "json", "jsonl", "plain"}))
+      ->check(OneOf({"md", "csv", "json", "jsonl", "plain"}))
       ->capture_default_str();
   c->add_flag_callback(
       "--json", [f] { f->output = "json"; }, "same as -o json");

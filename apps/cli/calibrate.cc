@@ -65,10 +65,10 @@ void AddCalibrateCommand(CLI::App& app, int* exit_code) {
   AddModelFlags(c, &f->model, false);
   c->add_option("-n,--tokens", f->n_tokens, "most tokens of the text to use")
       ->capture_default_str()
-      ->check(CLI::Range(256, 1 << 20));
+      ->check(Integer(256, 1 << 20));
   c->add_option("--bits", f->options.bits_per_element, "bits per key element, metadata included")
       ->capture_default_str()
-      ->check(CLI::Range(2.25, 8.0));
+      ->check(Number(2.25, 8.0));
   c->add_flag("--joint", f->options.joint, "one budget over all heads");
   c->add_option("-o,--output", f->output, "file to write (default: beside the model)");
   c->add_flag("--json", f->json, "print a JSON object");

@@ -2,14 +2,31 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <fstream>
 
 #include "base/file.h"
 #include "base/progress.h"
+#include "contracts/kv_codec.h"
 #include "model/calibration.h"
 #include "simd/cpu.h"
 
 namespace phasor::cli {
+namespace {
+
+// A value as an error message shows it: on one line, and not the whole of a long one.
+std::string Shown(const std::string& text) {
+  constexpr std::size_t kMost = 60;
+  std::string out = text.empty() ? "an empty text" : text.substr(0, kMost);
+  for (char& c : out) {
+    if (static_cast<unsigned char>(c) < 32) c = ' ';
+  }
+  return text.size() > kMost ? out + "..." : out;
+}
+
+}  // namespace
 
 void AddModelFlags(CLI::App* command, ModelFlags* f, bool positional) {
   const std::string names = positional ? "-m,--model,model" : "-m,--model";
@@ -17,11 +34,11 @@ void AddModelFlags(CLI::App* command, ModelFlags* f, bool positional) {
                       "GGUF file or Hugging Face folder (default: the model `make model` gets)");
   command->add_option("-t,--threads", f->threads, "threads (0: one per processor)")
       ->envname("LLAMA_ARG_THREADS")
-      ->check(CLI::Range(0, 1024));
+      ->check(Integer(0, 1024));
   command
       ->add_option("--precision", f->precision,
                    "int8: activations in 8 bit against quantized weights; f32: all in float")
-      ->check(CLI::IsMember({"int8", "f32"}))
+      ->check(OneOf({"int8", "f32"}))
       ->capture_default_str();
   command->add_option("--cpu-level", f->cpu_level, "auto, scalar, avx2 or avx512")
       ->capture_default_str();
@@ -33,7 +50,7 @@ void AddCacheFlags(CLI::App* command, CacheFlags* f) {
   command
       ->add_option("-c,--ctx-size", f->ctx, "context in tokens (0: what the model was trained on)")
       ->envname("LLAMA_ARG_CTX_SIZE")
-      ->check(CLI::NonNegativeNumber);
+      ->check(Integer(0));
   command
       ->add_option("--cache-type-k", f->type_k,
                    "-ctk: cache type of keys, or a list with one per layer; see phasor methods")
@@ -42,12 +59,15 @@ void AddCacheFlags(CLI::App* command, CacheFlags* f) {
   command->add_option("--cache-type-v", f->type_v, "-ctv: cache type of values")
       ->envname("LLAMA_ARG_CACHE_TYPE_V")
       ->capture_default_str();
-  command->add_option("--sink", f->sink, "first tokens kept in 16 bit")->capture_default_str();
+  command->add_option("--sink", f->sink, "first tokens kept in 16 bit")
+      ->capture_default_str()
+      ->check(Integer(0, kPageTokens));
   command->add_option("--recent", f->recent, "newest tokens kept in 16 bit (up to 127 more)")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Integer(0, 1 << 20));
   command->add_option("-b,--batch-size", f->batch, "tokens per prefill step")
       ->capture_default_str()
-      ->check(CLI::Range(1, 65536));
+      ->check(Integer(1, 65536));
 }
 
 Result<std::string> ModelPath(const ModelFlags& flags) {
@@ -94,9 +114,55 @@ std::string CalibrationNotice(const LoadedModel& model, const std::string& type_
          "`phasor calibrate` makes one in seconds";
 }
 
+CLI::Validator Integer(int64_t low, int64_t high) {
+  const bool bounded = high != INT64_MAX;
+  const std::string range =
+      bounded ? fmt::format("from {} to {}", low, high) : fmt::format("of at least {}", low);
+  return CLI::Validator(
+      [low, high, range](const std::string& text) -> std::string {
+        int64_t value = 0;
+        const char* end = text.data() + text.size();
+        const auto [stop, error] = std::from_chars(text.data(), end, value);
+        if (error == std::errc() && stop == end && value >= low && value <= high) return "";
+        return fmt::format("expected an integer {}, found {}", range, Shown(text));
+      },
+      bounded ? fmt::format("{}..{}", low, high) : fmt::format(">= {}", low));
+}
+
+CLI::Validator Number(double low, double high) {
+  const bool bounded = std::isfinite(low) && std::isfinite(high);
+  const std::string range = bounded ? fmt::format(" from {} to {}", low, high) : "";
+  return CLI::Validator(
+      [low, high, range](const std::string& text) -> std::string {
+        double value = 0;
+        const char* end = text.data() + text.size();
+        const auto [stop, error] = std::from_chars(text.data(), end, value);
+        if (error == std::errc() && stop == end && std::isfinite(value) && value >= low &&
+            value <= high)
+          return "";
+        return fmt::format("expected a number{}, found {}", range, Shown(text));
+      },
+      bounded ? fmt::format("{}..{}", low, high) : "");
+}
+
+CLI::Validator OneOf(std::vector<std::string> words) {
+  const std::string list = fmt::format("{}", fmt::join(words, ", "));
+  return CLI::Validator(
+      [words = std::move(words), list](const std::string& text) -> std::string {
+        if (std::find(words.begin(), words.end(), text) != words.end()) return "";
+        return fmt::format("expected one of {}, found {}", list, Shown(text));
+      },
+      "{" + list + "}");
+}
+
 int Fail(const Status& status) {
   fmt::print(stderr, "phasor: error: {}\n", status.message());
   return 1;
+}
+
+int UsageError(const std::string& message) {
+  fmt::print(stderr, "phasor: error: {}\n", message);
+  return 2;
 }
 
 std::string HumanBytes(double bytes) {

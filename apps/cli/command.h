@@ -6,8 +6,11 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cmath>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "phasor/status.h"
@@ -45,8 +48,15 @@ SessionOptions ToSessionOptions(const CacheFlags& flags);
 // The line that tells when type_k asks for a calibration that is not there; empty otherwise.
 std::string CalibrationNotice(const LoadedModel& model, const std::string& type_k);
 
-// "error: <message>" to stderr; returns 1.
+// Checks of flag values with messages that tell what was expected and what was found.
+CLI::Validator Integer(int64_t low, int64_t high = INT64_MAX);
+CLI::Validator Number(double low = -HUGE_VAL, double high = HUGE_VAL);
+CLI::Validator OneOf(std::vector<std::string> words);
+
+// "phasor: error: <message>" to stderr; returns 1.
 int Fail(const Status& status);
+// The same for flags that do not go together; returns 2.
+int UsageError(const std::string& message);
 // 98362432 -> "93.8 MiB".
 std::string HumanBytes(double bytes);
 // The best CPU name the system tells, for tables.

@@ -1,11 +1,14 @@
 // The phasor program: one binary, one subcommand per job.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/command.h"
@@ -39,6 +42,54 @@ std::vector<std::string> NormalizeArguments(int argc, char** argv) {
   return args;
 }
 
+std::string JoinedNames(const CLI::App& app) {
+  std::string names;
+  for (const CLI::App* c : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names += (names.empty() ? "" : ", ") + c->get_name();
+  }
+  return names;
+}
+
+// The library's messages in the form every error of the program has: one line, what was expected
+// and what was found.
+std::string UsageMessage(const CLI::App& app, const CLI::ParseError& e, const std::string& first) {
+  const CLI::App* at = &app;
+  std::string where;
+  while (!at->get_subcommands().empty()) {
+    at = at->get_subcommands().front();
+    where += (where.empty() ? "" : " ") + at->get_name();
+  }
+  const std::string help =
+      fmt::format(" (see `phasor{}{} --help`)", where.empty() ? "" : " ", where);
+  if (!where.empty()) where += ": ";
+  std::string what = e.what();
+  auto after = [&](const std::string& mark) {
+    const std::size_t found = what.find(mark);
+    return found == std::string::npos ? what : what.substr(found + mark.size());
+  };
+  const bool wants_command = !at->get_subcommands([](const CLI::App*) { return true; }).empty();
+  if (wants_command) {
+    what = fmt::format("expected a command ({}), found {}", JoinedNames(*at),
+                       where.empty() && !first.empty() ? first : "none");
+  } else if (dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr) {
+    what = "expected no such argument, found " + after("expected: ");
+  } else if (const auto at_end = what.rfind(" is required"); at_end != std::string::npos) {
+    what = "expected " + what.substr(0, at_end) + ", found none";
+  } else if (const auto missing = what.find(": 1 required "); missing != std::string::npos) {
+    what = what.substr(0, missing) + ": expected a value, found none";
+  }
+  std::replace(what.begin(), what.end(), '\n', ' ');
+  return where + what + help;
+}
+
+// What was printed may still sit in a buffer: a full disk shows only here.
+int CheckOutput(int exit_code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  std::fprintf(stderr, "phasor: error: stdout: cannot write: %s\n",
+               errno != 0 ? std::strerror(errno) : "unknown error");
+  return 1;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app{"phasor: long-context language models with a polar KV cache", "phasor"};
   app.set_version_flag("--version", std::string("phasor ") + phasor::Version());
@@ -52,15 +103,18 @@ int Main(int argc, char** argv) {
   phasor::cli::AddBenchCommand(app, &exit_code);
   phasor::cli::AddCalibrateCommand(app, &exit_code);
   phasor::cli::AddMethodsCommand(app, &exit_code);
+  std::vector<std::string> args = NormalizeArguments(argc, argv);
+  const std::string first = args.empty() ? "" : args[0];
   try {
-    std::vector<std::string> args = NormalizeArguments(argc, argv);
     std::reverse(args.begin(), args.end());  // the library takes them last first
     app.parse(std::move(args));
   } catch (const CLI::ParseError& e) {
     // Help and version are "errors" with code 0; everything else is a usage error.
-    return app.exit(e) == 0 ? 0 : 2;
+    if (e.get_exit_code() == 0) return CheckOutput(app.exit(e));
+    fmt::print(stderr, "phasor: error: {}\n", UsageMessage(app, e, first));
+    return 2;
   }
-  return exit_code;
+  return CheckOutput(exit_code);
 }
 
 }  // namespace
@@ -71,8 +125,10 @@ int main(int argc, char** argv) {
     return Main(argc, argv);
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "phasor: error: out of memory\n");
+  } catch (const std::system_error& e) {  // a write that failed, a thread that could not start
+    std::fprintf(stderr, "phasor: error: %s\n", e.what());
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "phasor: internal error: %s\n", e.what());
+    std::fprintf(stderr, "phasor: error: internal: %s\n", e.what());
   }
   return 1;
 }

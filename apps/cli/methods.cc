@@ -66,7 +66,7 @@ void AddMethodsCommand(CLI::App& app, int* exit_code) {
       app.add_subcommand("methods", "the shelf: every method, its paper, cost and limits");
   c->add_option("id", *id, "only this method");
   c->add_option("-o,--output", *format, "plain, md, csv or json")
-      ->check(CLI::IsMember({"plain", "md", "csv", "json"}));
+      ->check(OneOf({"plain", "md", "csv", "json"}));
   c->add_flag_callback(
       "--json", [format] { *format = "json"; }, "same as -o json");
   c->callback([id, format, exit_code] { *exit_code = Methods(*id, *format); });

@@ -84,6 +84,7 @@ class Runner {
   }
 
   int Chat() {
+    if (Status s = CheckTemplate(); !s.ok()) return Fail(s);
     fmt::print(stderr,
                "Chat with {} (-ctk {} -ctv {}, context {}). Empty line or Ctrl-D ends; "
                "Ctrl-C stops an answer.\n",
@@ -91,10 +92,8 @@ class Runner {
                flags_.cache.type_k, flags_.cache.type_v, session_.n_ctx());
     for (;;) {
       InterruptFlag::Reset();
-      fmt::print("\n> ");
-      std::fflush(stdout);
       std::string line;
-      if (!std::getline(std::cin, line) || line.empty()) break;
+      if (!ReadLine(&line) || line.empty()) break;
       auto tokens = NextTurn(line);
       if (!tokens.ok()) return Fail(tokens.status());
       if (Status s = Feed(*tokens); !s.ok()) {
@@ -117,14 +116,35 @@ class Runner {
   }
 
  private:
+  // One line of stdin without its line feed; false at the end. Ctrl-C drops what was typed and asks
+  // again, so that one meant for an answer that had just ended does not end the conversation.
+  static bool ReadLine(std::string* line) {
+    for (;;) {
+      fmt::print("\n> ");
+      std::fflush(stdout);
+      line->clear();
+      int c;
+      while ((c = std::getc(stdin)) != EOF && c != '\n') line->push_back(static_cast<char>(c));
+      if (c != EOF || !line->empty()) return true;
+      if (std::feof(stdin) != 0 || !InterruptFlag::flag().load()) return false;
+      std::clearerr(stdin);
+      fmt::print(stderr, "[Ctrl-C again or Ctrl-D ends]");
+    }
+  }
+
+  Status CheckTemplate() const {
+    if (model_.chat_template() != nullptr) return Status::Ok();
+    if (!model_.chat_template_error().ok()) return model_.chat_template_error();
+    return Unsupported(
+        "chat: expected a model with a chat template, found none; use "
+        "--no-conversation with -p for plain completion");
+  }
+
   // Renders the conversation with the new question and returns the tokens the cache does not hold
   // yet. Where the template changed earlier text, the cache is cut back to the common part.
   Result<std::vector<int32_t>> NextTurn(const std::string& question) {
     messages_.push_back({"user", question});
-    if (model_.chat_template() == nullptr) {
-      if (!model_.chat_template_error().ok()) return model_.chat_template_error();
-      return Unsupported("chat: the model has no chat template; use --no-conversation");
-    }
+    PHASOR_RETURN_IF_ERROR(CheckTemplate());
     const Tokenizer& t = model_.tokenizer();
     ChatTemplateInputs inputs;
     inputs.messages = messages_;
@@ -199,9 +219,6 @@ class Runner {
 };
 
 Result<std::string> ReadPrompt(const RunFlags& flags) {
-  if (!flags.prompt.empty() && !flags.file.empty()) {
-    return InvalidArgument("run: expected one of -p and -f, found both");
-  }
   if (flags.file.empty()) return flags.prompt;
   if (flags.file == "-") {
     return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
@@ -209,7 +226,13 @@ Result<std::string> ReadPrompt(const RunFlags& flags) {
   return ReadFile(flags.file);
 }
 
-int Run(RunFlags& flags, bool prompt_given) {
+int Run(RunFlags& flags, bool prompt_given, bool file_given) {
+  if (prompt_given && file_given) return UsageError("run: expected one of -p and -f, found both");
+  prompt_given = prompt_given || file_given;
+  if (!prompt_given && (flags.no_conversation || flags.json)) {
+    return UsageError(fmt::format("run: {}: expected a prompt with -p or -f, found none",
+                                  flags.json ? "--json" : "--no-conversation"));
+  }
   flags.sampler.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device()();
   if (Status s = ValidateSamplerOptions(flags.sampler); !s.ok()) return Fail(s);
   auto prompt = ReadPrompt(flags);
@@ -219,19 +242,14 @@ int Run(RunFlags& flags, bool prompt_given) {
   }
   auto model = LoadModel(flags.model);
   if (!model.ok()) return Fail(model.status());
+  auto session = Session::Create(**model, ToSessionOptions(flags.cache));
+  if (!session.ok()) return Fail(session.status());
   if (std::string note = CalibrationNotice(**model, flags.cache.type_k); !note.empty()) {
     fmt::print(stderr, "{}\n", note);
   }
-  auto session = Session::Create(**model, ToSessionOptions(flags.cache));
-  if (!session.ok()) return Fail(session.status());
   InterruptFlag::Install();
   Runner runner(flags, **model, **session);
-  if (!prompt_given) {
-    if (flags.no_conversation) {
-      return Fail(InvalidArgument("run: plain completion needs a prompt with -p or -f"));
-    }
-    return runner.Chat();
-  }
+  if (!prompt_given) return runner.Chat();
   const bool chat =
       !flags.no_conversation && ((*model)->chat_template() != nullptr || flags.conversation ||
                                  !(*model)->chat_template_error().ok());
@@ -251,21 +269,29 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
   run->add_option("--system-prompt", flags->system, "-sys: system message of the chat");
   run->add_option("-n,--n-predict,--predict", flags->n_predict,
                   "most tokens to answer (-1: no limit)")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Integer(-2));  // -2 is llama.cpp's "until the context is full", the same here
   run->add_option("--temp", flags->sampler.temperature, "temperature, 0 is greedy")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Number());
   run->add_option("--top-k", flags->sampler.top_k, "keep the k likeliest (0: off)")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Integer(0, INT32_MAX));
   run->add_option("--top-p", flags->sampler.top_p, "keep this much probability (1: off)")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Number());
   run->add_option("--min-p", flags->sampler.min_p, "drop tokens below this share of the best")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Number());
   run->add_option("--repeat-penalty", flags->sampler.repeat_penalty, "1: off")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Number());
   run->add_option("--repeat-last-n", flags->sampler.repeat_last_n, "tokens the penalty looks back")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Integer(-1, INT32_MAX));
   run->add_option("-s,--seed", flags->seed, "random seed (-1: from the system)")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Integer(-1));
   run->add_option("-r,--reverse-prompt,--stop", flags->stop, "stop at this text (repeatable)");
   run->add_flag("--ignore-eos", flags->ignore_eos, "do not stop at the end token");
   run->add_flag("--no-conversation,--raw", flags->no_conversation,
@@ -276,9 +302,9 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
   run->add_flag("-q,--quiet", flags->quiet, "no statistics on stderr");
   run->add_option("--flash-attn", flags->flash_attn,
                   "-fa: accepted for llama.cpp's sake; attention is always blockwise")
-      ->check(CLI::IsMember({"on", "off", "auto", "0", "1"}));
+      ->check(OneOf({"on", "off", "auto", "0", "1"}));
   run->callback([flags, prompt, file, exit_code] {
-    *exit_code = Run(*flags, prompt->count() + file->count() > 0);
+    *exit_code = Run(*flags, prompt->count() > 0, file->count() > 0);
   });
 }
 

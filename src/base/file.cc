@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -24,7 +25,8 @@ Status ErrnoStatus(const std::string& path, const char* action) {
 }  // namespace
 
 Result<MappedFile> MappedFile::Open(const std::string& path) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: a named pipe nobody writes to is refused below instead of waited for.
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return ErrnoStatus(path, "open");
   struct stat st;
   if (::fstat(fd, &st) != 0) {
@@ -34,7 +36,11 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
   }
   if (!S_ISREG(st.st_mode)) {
     ::close(fd);
-    return InvalidArgument(path + ": expected a regular file");
+    return InvalidArgument(path + ": expected a regular file, found " +
+                           (S_ISDIR(st.st_mode)    ? "a folder"
+                            : S_ISFIFO(st.st_mode) ? "a pipe"
+                            : S_ISSOCK(st.st_mode) ? "a socket"
+                                                   : "a device"));
   }
   MappedFile file;
   file.path_ = path;
@@ -67,6 +73,13 @@ MappedFile::~MappedFile() {
 Result<std::string> ReadFile(const std::string& path, std::size_t max_bytes) {
   std::FILE* f = std::fopen(path.c_str(), "rb");
   if (f == nullptr) return ErrnoStatus(path, "open");
+  struct stat st;
+  // A device such as /dev/zero has no end, and would fill the memory before it met a limit for
+  // files.
+  constexpr std::size_t kMaxDeviceBytes = std::size_t{16} << 20;
+  if (::fstat(::fileno(f), &st) == 0 && S_ISCHR(st.st_mode) && ::isatty(::fileno(f)) == 0) {
+    max_bytes = std::min(max_bytes, kMaxDeviceBytes);
+  }
   std::string out;
   char buffer[1 << 16];
   std::size_t n;

@@ -89,12 +89,21 @@ Result<std::size_t> EstimateCacheBytes(const ModelConfig& config, const Calibrat
   const int64_t frozen = std::max<int64_t>(0, (after_sink - options.n_recent) / kPageTokens);
   const int64_t window = (after_sink - frozen * kPageTokens + kPageTokens - 1) / kPageTokens;
   std::size_t bytes = 0;
+  // A context that nobody has memory for must not wrap around to a small number.
+  auto add = [&bytes](std::size_t page, int64_t n) {
+    std::size_t product = 0;
+    if (__builtin_mul_overflow(page, static_cast<std::size_t>(n), &product) ||
+        __builtin_add_overflow(bytes, product, &bytes)) {
+      bytes = SIZE_MAX;
+    }
+  };
   for (const KvHeadCodecs& c : codecs) {
     const std::size_t row_page = c.key_rows->PageBytes() + c.value_rows->PageBytes();
-    bytes += (c.key->PageBytes() + c.value->PageBytes()) * static_cast<std::size_t>(frozen);
-    bytes += row_page * static_cast<std::size_t>(window);
-    bytes += row_page * static_cast<std::size_t>(std::min<int64_t>(n_tokens, options.n_sink)) /
-             kPageTokens;
+    add(c.key->PageBytes() + c.value->PageBytes(), frozen);
+    add(row_page, window);
+    add(row_page * static_cast<std::size_t>(std::min<int64_t>(n_tokens, options.n_sink)) /
+            kPageTokens,
+        1);
   }
   return bytes;
 }
