@@ -13,11 +13,28 @@ namespace {
 // on first use, since constants of other files may not exist yet during static initialisation.
 const std::vector<KvCodecInfo>& Table() {
   static const std::vector<KvCodecInfo> table = {
-      kF32KvCodec,         kF16KvCodec,         kBf16KvCodec,        kQ8_0KvCodec,
-      kQ8_0hKvCodec,       kQ4_0KvCodec,        kQ4_0hKvCodec,       kQ4HeadKvCodec,
-      kQ3HeadKvCodec,      kPolarKvCodec,       kPolar33KvCodec,     kPolar34KvCodec,
-      kPolar35KvCodec,     kPolar44KvCodec,     kPolar45KvCodec,     kPolar55KvCodec,
-      kPolar33Cut0KvCodec, kPolar44Cut0KvCodec, kInt4ChannelKvCodec, kInt3ChannelKvCodec,
+      // clang-format off
+      kF32KvCodec,
+      kF16KvCodec,
+      kBf16KvCodec,
+      kQ8_0KvCodec,
+      kQ8_0hKvCodec,
+      kQ4_0KvCodec,
+      kQ4_0hKvCodec,
+      kQ4HeadKvCodec,
+      kQ3HeadKvCodec,
+      kPolarKvCodec,
+      kPolar33KvCodec,
+      kPolar34KvCodec,
+      kPolar35KvCodec,
+      kPolar44KvCodec,
+      kPolar45KvCodec,
+      kPolar55KvCodec,
+      kPolar33Cut0KvCodec,
+      kPolar44Cut0KvCodec,
+      kInt4ChannelKvCodec,
+      kInt3ChannelKvCodec,
+      // clang-format on
   };
   return table;
 }
