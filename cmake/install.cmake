@@ -9,6 +9,8 @@ install(DIRECTORY include/phasor DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/share)
   install(DIRECTORY share/phasor DESTINATION ${CMAKE_INSTALL_DATADIR})
 endif()
+install(DIRECTORY reproduce DESTINATION ${CMAKE_INSTALL_DATADIR}/phasor FILES_MATCHING
+        PATTERN "*.json")
 install(EXPORT phasorTargets NAMESPACE phasor:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/phasor)
 configure_package_config_file(cmake/phasorConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/phasorConfig.cmake
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/phasor)
