@@ -78,3 +78,5 @@ endif()
 phasor_add_house_test(fuzz ${CMAKE_CURRENT_SOURCE_DIR}/scripts/fuzz.sh 10)
 # The fuzzers have a build folder of their own and keep every core busy.
 set_tests_properties(house.fuzz PROPERTIES LABELS fuzz RUN_SERIAL ON)
+
+include(cmake/cli_tests.cmake)

@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "base/table.h"
 #include "cli/command.h"
 #include "engine/model_file.h"
@@ -101,7 +102,42 @@ Result<Json> MemoryPlan(const ModelConfig& config, const Calibration* calibratio
   return plan;
 }
 
-Result<Json> Describe(const InspectFlags& flags, const ModelFile& file) {
+Json TensorsJson(const ModelFile& file) {
+  Json list = Json::array();
+  for (const TensorView& t : file.tensors()) {
+    Json dims = Json::array();
+    for (int d = 0; d < t.n_dims; ++d) dims.push_back(t.dims[d]);
+    list.push_back({{"name", t.name},
+                    {"type", GgufTypeName(t.gguf_type)},
+                    {"dims", dims},
+                    {"bytes", t.bytes.size()}});
+  }
+  return list;
+}
+
+Json ConfigJson(const ModelConfig& c) {
+  return {{"architecture", c.architecture},
+          {"name", c.name},
+          {"n_layers", c.n_layers},
+          {"d_model", c.d_model},
+          {"n_heads", c.n_heads},
+          {"n_kv_heads", c.n_kv_heads},
+          {"head_dim", c.head_dim},
+          {"n_rot", c.rope.n_rot},
+          {"rope_method", c.rope.method},
+          {"rope_theta", c.rope.theta_base},
+          {"pairing", c.pairing == RopePairing::kInterleaved ? "interleaved" : "half-split"},
+          {"d_ff", c.d_ff},
+          {"n_vocab", c.n_vocab},
+          {"n_ctx_train", c.n_ctx_train},
+          {"tied_embeddings", c.tied_embeddings},
+          {"qkv_bias", c.has_qkv_bias},
+          {"qk_norm", c.has_qk_norm},
+          {"sliding_window", c.sliding_window}};
+}
+
+// What the file holds, whether phasor can run it or not.
+Json DescribeFile(const InspectFlags& flags, const ModelFile& file) {
   Json j;
   j["path"] = flags.model;
   j["format"] = file.gguf != nullptr ? fmt::format("GGUF v{}", file.gguf->version())
@@ -120,65 +156,49 @@ Result<Json> Describe(const InspectFlags& flags, const ModelFile& file) {
                           {"runs_as", Kernel(name, ActiveCpuLevel())}});
   }
   if (flags.metadata) j["metadata"] = MetadataJson(file);
-  if (flags.tensors) {
-    j["tensors"] = Json::array();
-    for (const TensorView& t : file.tensors()) {
-      Json dims = Json::array();
-      for (int d = 0; d < t.n_dims; ++d) dims.push_back(t.dims[d]);
-      j["tensors"].push_back({{"name", t.name},
-                              {"type", GgufTypeName(t.gguf_type)},
-                              {"dims", dims},
-                              {"bytes", t.bytes.size()}});
-    }
-  }
-  // A file phasor cannot run is still described; what stands in the way is named.
-  auto config = file.ReadConfig();
-  if (!config.ok()) {
-    j["runs"] = false;
-    j["reason"] = config.status().message();
-    return j;
-  }
-  const ModelConfig& c = *config;
-  j["model"] = {{"architecture", c.architecture},
-                {"name", c.name},
-                {"n_layers", c.n_layers},
-                {"d_model", c.d_model},
-                {"n_heads", c.n_heads},
-                {"n_kv_heads", c.n_kv_heads},
-                {"head_dim", c.head_dim},
-                {"n_rot", c.rope.n_rot},
-                {"rope_method", c.rope.method},
-                {"rope_theta", c.rope.theta_base},
-                {"pairing", c.pairing == RopePairing::kInterleaved ? "interleaved" : "half-split"},
-                {"d_ff", c.d_ff},
-                {"n_vocab", c.n_vocab},
-                {"n_ctx_train", c.n_ctx_train},
-                {"tied_embeddings", c.tied_embeddings},
-                {"qkv_bias", c.has_qkv_bias},
-                {"qk_norm", c.has_qk_norm},
-                {"sliding_window", c.sliding_window}};
-  auto tokenizer = file.LoadTokenizer();
-  j["runs"] = tokenizer.ok();
-  if (tokenizer.ok()) {
-    j["tokenizer"] = {{"kind", (*tokenizer)->kind()},
-                      {"n_vocab", (*tokenizer)->vocab_size()},
-                      {"add_bos", (*tokenizer)->add_bos()},
-                      {"chat_template", !(*tokenizer)->chat_template().empty()}};
-  } else {
-    j["reason"] = tokenizer.status().message();
-  }
-  const std::string fingerprint = WeightFingerprint(file.Weights(), c);
-  j["fingerprint"] = fingerprint;
-  std::unique_ptr<Calibration> calibration;
-  for (const std::string& path : CalibrationPaths(flags.model, fingerprint)) {
-    auto read = Calibration::Read(path);
-    if (!read.ok() || !read->CheckFits(c, fingerprint).ok()) continue;
-    calibration = std::make_unique<Calibration>(std::move(*read));
-    break;
-  }
-  j["calibration"] = calibration != nullptr ? Json(calibration->source) : Json();
-  PHASOR_ASSIGN_OR_RETURN(j["memory_plan"], MemoryPlan(c, calibration.get(), flags.cache));
+  if (flags.tensors) j["tensors"] = TensorsJson(file);
   return j;
+}
+
+// The calibration that `run` would use; null when there is none. One that is there but damaged or
+// made for another model stops `run`, so it is an error here as well.
+Result<std::unique_ptr<Calibration>> FindCalibration(const std::string& model_path,
+                                                     const ModelConfig& config,
+                                                     const std::string& fingerprint) {
+  for (const std::string& path : CalibrationPaths(model_path, fingerprint)) {
+    if (!FileExists(path)) continue;
+    PHASOR_ASSIGN_OR_RETURN(Calibration read, Calibration::Read(path));
+    PHASOR_RETURN_IF_ERROR(read.CheckFits(config, fingerprint));
+    return std::make_unique<Calibration>(std::move(read));
+  }
+  return std::unique_ptr<Calibration>();
+}
+
+struct Runnable {
+  ModelConfig config;
+  std::unique_ptr<Calibration> calibration;  // may be null
+};
+
+// How the file will run. The first thing that stands in the way is the error; what is known by then
+// is in *j.
+Result<Runnable> DescribeModel(const InspectFlags& flags, const ModelFile& file, Json* j) {
+  Runnable out;
+  PHASOR_ASSIGN_OR_RETURN(out.config, file.ReadConfig());
+  const ModelConfig& config = out.config;
+  (*j)["model"] = ConfigJson(config);
+  PHASOR_RETURN_IF_ERROR(CheckWeights(file.Weights(), config));
+  PHASOR_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, file.LoadTokenizer());
+  (*j)["tokenizer"] = {{"kind", tokenizer->kind()},
+                       {"n_vocab", tokenizer->vocab_size()},
+                       {"add_bos", tokenizer->add_bos()},
+                       {"chat_template", !tokenizer->chat_template().empty()}};
+  PHASOR_RETURN_IF_ERROR(CheckVocabulary(*tokenizer, config));
+  const std::string fingerprint = WeightFingerprint(file.Weights(), config);
+  (*j)["fingerprint"] = fingerprint;
+  (*j)["calibration"] = Json();
+  PHASOR_ASSIGN_OR_RETURN(out.calibration, FindCalibration(flags.model, config, fingerprint));
+  if (out.calibration != nullptr) (*j)["calibration"] = out.calibration->source;
+  return out;
 }
 
 void Print(const Json& j) {
@@ -238,14 +258,23 @@ int Inspect(const InspectFlags& flags) {
   with_path.model = *path;
   auto file = ModelFile::Open(*path);
   if (!file.ok()) return Fail(file.status());
-  auto described = Describe(with_path, *file);
-  if (!described.ok()) return Fail(described.status());
-  if (flags.json) {
-    fmt::print("{}\n", described->dump(2, ' ', false, Json::error_handler_t::replace));
+  Json j = DescribeFile(with_path, *file);
+  auto runs = DescribeModel(with_path, *file, &j);
+  // A file that cannot run is still described, and what stands in the way is named.
+  j["runs"] = runs.ok();
+  if (runs.ok()) {
+    auto plan = MemoryPlan(runs->config, runs->calibration.get(), flags.cache);
+    if (!plan.ok()) return Fail(plan.status());
+    j["memory_plan"] = std::move(*plan);
   } else {
-    Print(*described);
+    j["reason"] = runs.status().message();
   }
-  return (*described)["runs"].get<bool>() ? 0 : 1;
+  if (flags.json) {
+    fmt::print("{}\n", j.dump(2, ' ', false, Json::error_handler_t::replace));
+  } else {
+    Print(j);
+  }
+  return runs.ok() ? 0 : 1;
 }
 
 }  // namespace

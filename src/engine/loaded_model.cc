@@ -65,6 +65,13 @@ std::string ModelFile::MainWeightType() const {
   return best;
 }
 
+Status CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config) {
+  if (tokenizer.vocab_size() <= config.n_vocab) return Status::Ok();
+  return DataCorrupt("model: tokenizer: expected at most the embedding's " +
+                     std::to_string(config.n_vocab) + " tokens, found " +
+                     std::to_string(tokenizer.vocab_size()));
+}
+
 LoadedModel::LoadedModel() = default;
 LoadedModel::~LoadedModel() = default;
 
@@ -98,11 +105,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Load(const LoadOptions& option
   m->file_ = std::make_unique<ModelFile>(std::move(file));
   PHASOR_ASSIGN_OR_RETURN(ModelConfig config, m->file_->ReadConfig());
   PHASOR_ASSIGN_OR_RETURN(m->tokenizer_, m->file_->LoadTokenizer());
-  if (m->tokenizer_->vocab_size() > config.n_vocab) {
-    return DataCorrupt("model: the tokenizer has " + std::to_string(m->tokenizer_->vocab_size()) +
-                       " tokens, expected at most the embedding's " +
-                       std::to_string(config.n_vocab));
-  }
+  PHASOR_RETURN_IF_ERROR(CheckVocabulary(*m->tokenizer_, config));
   if (!m->tokenizer_->chat_template().empty()) {
     // A template outside the supported subset only matters to those who chat.
     auto parsed = ChatTemplate::Parse(m->tokenizer_->chat_template());

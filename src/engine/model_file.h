@@ -29,4 +29,7 @@ struct ModelFile {
   std::string MainWeightType() const;  // the type most weights have, "Q4_1"
 };
 
+// A tokenizer with more tokens than the embedding has rows would read past its end.
+Status CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config);
+
 }  // namespace phasor

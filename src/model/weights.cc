@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <atomic>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -51,27 +52,52 @@ std::string HfName(const std::string& gguf_name) {
   return gguf_name;
 }
 
+// Checks that a tensor is there with a type that runs and a shape; rows = 1 for vectors.
+Result<const TensorView*> GetTensor(const WeightSource& source, const std::string& name,
+                                    int64_t rows, int64_t cols) {
+  const TensorView* t = source.Find(name);
+  if (t == nullptr) {
+    return DataCorrupt("model: tensor " + source.FileName(name) + ": expected, found none");
+  }
+  if (!t->supported()) {
+    return Unsupported("model: tensor " + t->name + ": expected a type `phasor methods` lists, " +
+                       "found " + GgufTypeName(t->gguf_type) + " (" + std::to_string(t->gguf_type) +
+                       ")");
+  }
+  if (t->n_cols() != cols || t->n_rows() != rows) {
+    return DataCorrupt(fmt::format("model: tensor {}: expected shape [{}, {}], found [{}, {}]",
+                                   t->name, rows, cols, t->n_rows(), t->n_cols()));
+  }
+  return t;
+}
+
+// The embedding stays in the file's format and its rows are read while the model runs, so a number
+// that is not finite would show only when its token comes up.
+Status CheckEmbeddingIsFinite(const TensorView& t, const WeightCodecInfo& codec, ThreadPool& pool) {
+  const int64_t n = t.n_cols(), row_bytes = RowBytes(t.dtype(), n);
+  std::atomic<int64_t> bad{-1};
+  pool.ParallelFor(t.n_rows(), 64, [&](int64_t begin, int64_t end) {
+    std::vector<float> row(static_cast<std::size_t>(n));
+    for (int64_t i = begin; i < end; ++i) {
+      codec.decode(t.bytes.data() + i * row_bytes, n, row.data());
+      for (float v : row) {
+        if (!std::isfinite(v)) bad.store(i);
+      }
+    }
+  });
+  if (bad.load() < 0) return Status::Ok();
+  return DataCorrupt(fmt::format(
+      "model: tensor {}: expected finite numbers, found another in row {}", t.name, bad.load()));
+}
+
 class Loader {
  public:
   Loader(const WeightSource& source, const ModelConfig& config, const LoadWeightsOptions& options,
          ThreadPool& pool)
       : source_(source), config_(config), options_(options), pool_(pool) {}
 
-  // Checks shape and type. rows = 1 for vectors.
   Result<const TensorView*> Get(const std::string& name, int64_t rows, int64_t cols) {
-    const TensorView* t = source_.Find(name);
-    if (t == nullptr) {
-      return DataCorrupt("model: tensor " + source_.FileName(name) + ": expected, found none");
-    }
-    if (!t->supported()) {
-      return Unsupported("model: tensor " + t->name + ": type " + GgufTypeName(t->gguf_type) +
-                         " (" + std::to_string(t->gguf_type) + ") is not supported");
-    }
-    if (t->n_cols() != cols || t->n_rows() != rows) {
-      return DataCorrupt(fmt::format("model: tensor {}: expected shape [{}, {}], found [{}, {}]",
-                                     t->name, rows, cols, t->n_rows(), t->n_cols()));
-    }
-    return t;
+    return GetTensor(source_, name, rows, cols);
   }
 
   Status Vector(const std::string& name, int64_t n, std::vector<float>* out) {
@@ -165,6 +191,10 @@ Result<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& 
                             loader.Get("token_embd.weight", config.n_vocab, config.d_model));
     w.embedding = *embedding;
     w.embedding_codec = options.find_codec(embedding->dtype());
+    // Tied weights are checked where they are packed.
+    if (!config.tied_embeddings) {
+      PHASOR_RETURN_IF_ERROR(CheckEmbeddingIsFinite(*embedding, *w.embedding_codec, pool));
+    }
     PHASOR_RETURN_IF_ERROR(loader.Vector("output_norm.weight", config.d_model, &w.output_norm));
     PHASOR_RETURN_IF_ERROR(
         loader.Matrix(config.tied_embeddings ? "token_embd.weight" : "output.weight",
@@ -179,6 +209,37 @@ Result<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& 
   }
   w.bytes = loader.bytes();
   return w;
+}
+
+Status CheckWeights(const WeightSource& source, const ModelConfig& c) {
+  auto check = [&](const std::string& name, int64_t rows, int64_t cols) {
+    return GetTensor(source, name, rows, cols).status();
+  };
+  const int64_t d = c.d_model, ff = c.d_ff, head = c.head_dim;
+  const int64_t q = c.n_heads * head, kv = c.n_kv_heads * head;
+  struct Shape {
+    const char* name;
+    int64_t rows, cols;
+  };
+  std::vector<Shape> layer = {{"attn_norm", 1, d}, {"attn_q", q, d},      {"attn_k", kv, d},
+                              {"attn_v", kv, d},   {"attn_output", d, q}, {"ffn_norm", 1, d},
+                              {"ffn_gate", ff, d}, {"ffn_up", ff, d},     {"ffn_down", d, ff}};
+  if (c.has_qk_norm)
+    layer.insert(layer.end(), {{"attn_q_norm", 1, head}, {"attn_k_norm", 1, head}});
+  PHASOR_RETURN_IF_ERROR(check("token_embd.weight", c.n_vocab, d));
+  PHASOR_RETURN_IF_ERROR(check("output_norm.weight", 1, d));
+  if (!c.tied_embeddings) PHASOR_RETURN_IF_ERROR(check("output.weight", c.n_vocab, d));
+  for (int i = 0; i < c.n_layers; ++i) {
+    const std::string prefix = "blk." + std::to_string(i) + ".";
+    for (const Shape& s : layer) {
+      PHASOR_RETURN_IF_ERROR(check(prefix + s.name + ".weight", s.rows, s.cols));
+    }
+    if (!c.has_qkv_bias) continue;
+    PHASOR_RETURN_IF_ERROR(check(prefix + "attn_q.bias", 1, q));
+    PHASOR_RETURN_IF_ERROR(check(prefix + "attn_k.bias", 1, kv));
+    PHASOR_RETURN_IF_ERROR(check(prefix + "attn_v.bias", 1, kv));
+  }
+  return Status::Ok();
 }
 
 std::string WeightFingerprint(const WeightSource& source, const ModelConfig& config) {

@@ -60,6 +60,10 @@ struct LoadWeightsOptions {
 Result<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
                                  const LoadWeightsOptions& options, ThreadPool& pool);
 
+// Every tensor the model needs is there with a type that runs and the right shape; the numbers are
+// not looked at. Same errors as LoadWeights, in no time.
+Status CheckWeights(const WeightSource& source, const ModelConfig& config);
+
 // 16 hex digits that identify a model's query and key projections: what a calibration belongs to.
 std::string WeightFingerprint(const WeightSource& source, const ModelConfig& config);
 
