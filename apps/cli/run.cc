@@ -94,6 +94,7 @@ class Runner {
       InterruptFlag::Reset();
       std::string line;
       if (!ReadLine(&line) || line.empty()) break;
+      InterruptFlag::Reset();  // one at the prompt is not meant for the answer
       auto tokens = NextTurn(line);
       if (!tokens.ok()) return Fail(tokens.status());
       if (Status s = Feed(*tokens); !s.ok()) {

@@ -5,7 +5,6 @@ Standard library only. Every test file is started as `python3 FILE PROGRAM`.
 import json
 import os
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -209,7 +208,3 @@ def read_safetensors(path):
 def build_safetensors(header, body):
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + bytes(body)
-
-
-def interrupt(process):
-    process.send_signal(signal.SIGINT)

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""phasor eval and phasor bench: the fields scripts read, and what must hold for any model."""
+import csv
+import io
+import json
+import math
+
+import support
+
+# Heads of 32, the only golden model in which every codec meets its own block size.
+MODEL = support.model("llama_quantized.gguf")
+QWEN = support.model("qwen2.gguf")
+# The columns of llama-bench, as of 2025, that phasor fills under the same names.
+LLAMA_BENCH = ("build_commit", "build_number", "cpu_info", "gpu_info", "backends",
+               "model_filename", "model_type", "model_size", "model_n_params", "n_batch",
+               "n_ubatch", "n_threads", "type_k", "type_v", "flash_attn", "n_prompt", "n_gen",
+               "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts")
+
+
+class Perplexity(support.CliTest):
+    def run_eval(self, text, *flags, model=QWEN):
+        return self.good_json("eval", "perplexity", model, text, "-ctk", "f16", "-ctv", "f16",
+                              *flags)
+
+    def count_tokens(self, path, model=QWEN):
+        ids = self.good("tokenize", model, path, "--no-special", "--no-parse-special").stdout
+        return len(ids.split())  # the text has one line
+
+    def test_every_token_but_a_windows_first_is_scored(self):
+        text = self.text_file()
+        n = self.count_tokens(text)
+        for ctx in (2, 50, 200, 4000):
+            j = self.run_eval(text, "-c", ctx)
+            windows = math.ceil(n / ctx)
+            self.assertEqual(j["tokens"], n - windows, ctx)
+            self.assertAlmostEqual(j["ppl"], math.exp(j["nll"]), delta=1e-9 * j["ppl"])
+            self.assertEqual(sum(b["tokens"] for b in j["by_depth"]), j["tokens"])
+
+    def test_a_shorter_text_is_one_window(self):
+        text = self.text_file(30)
+        j = self.run_eval(text, "-c", "500")
+        self.assertEqual((j["windows"], j["tokens"]), (1, self.count_tokens(text) - 1))
+
+    def test_the_figures_do_not_depend_on_threads_or_cpu_level(self):
+        text = self.text_file(100)
+        base = self.run_eval(text, "--precision", "f32", "-t", "1")["nll"]
+        for flags in (("-t", "3"), ("--cpu-level", "scalar")):
+            other = self.run_eval(text, "--precision", "f32", *flags)["nll"]
+            # Another order of float sums: 1e-5 of a mean of a few hundred terms near 8.
+            self.assertAlmostEqual(other, base, delta=1e-4, msg=str(flags))
+
+    def test_tables_hold_one_row_per_cache_type_and_depth(self):
+        text = self.text_file(100)
+        out = self.good("eval", "perplexity", QWEN, text, "--types", "f16:f16,q8_0:q8_0", "-o",
+                        "csv").stdout.decode()
+        rows = list(csv.DictReader(io.StringIO(out)))
+        self.assertEqual({row["-ctk"] for row in rows}, {"f16", "q8_0"})
+        self.assertGreater(float(rows[0]["ppl"]), 1)
+
+    def test_texts_that_cannot_be_scored_are_errors(self):
+        for data in ("", "a"):
+            path = self.write("t.txt", data)
+            self.fails("eval", "perplexity", QWEN, path, "-ctk", "f16", says="at least two tokens")
+        self.fails("eval", "perplexity", QWEN, self.path("nope"), says="nope")
+        self.fails("eval", "perplexity", QWEN, self.folder.name, says="Is a directory")
+        self.fails("eval", "perplexity", QWEN, self.text_file(), "--types", "f16", "-c", "100",
+                   says=("K:V", "f16"))
+
+
+class Kld(support.CliTest):
+    def kld(self, k, v, text=None):
+        return self.good_json("eval", "kld", MODEL, text or self.text_file(), "-ctk", k, "-ctv", v)
+
+    def test_f16_against_f16_is_exactly_zero(self):
+        j = self.kld("f16", "f16")
+        self.assertEqual([j[key] for key in ("mean_kl", "median_kl", "kl_99", "kl_999", "max_kl")],
+                         [0] * 5)
+        self.assertEqual((j["same_top"], j["ppl_ratio"]), (1, 1))
+        self.assertEqual(j["ppl"], j["base_ppl"])
+
+    def test_fewer_bits_differ_more(self):
+        text = self.text_file(800)
+        eight, four = self.kld("q8_0", "q8_0", text), self.kld("q4_0", "q4_0", text)
+        self.assertGreater(eight["mean_kl"], 0)
+        self.assertGreater(four["mean_kl"], eight["mean_kl"])
+        self.assertGreater(four["max_kl"], four["mean_kl"])
+        self.assertLess(four["page_bits_per_element"], eight["page_bits_per_element"])
+
+    def test_several_types_in_one_run_are_those_of_single_runs(self):
+        text = self.text_file(300)
+        both = self.good_json("eval", "kld", MODEL, text, "--types", "q8_0:q8_0,q4_0:f16")
+        self.assertEqual([r["type_v"] for r in both["results"]], ["q8_0", "f16"])
+        self.assertEqual(both["results"][0]["mean_kl"], self.kld("q8_0", "q8_0", text)["mean_kl"])
+
+    def test_an_unknown_base_type_is_an_error(self):
+        self.fails("eval", "kld", MODEL, self.text_file(50), "--base-type-k", "f17", "-ctk", "f16",
+                   says="f17")
+
+
+class Bench(support.CliTest):
+    FLAGS = ("-p", "16", "-n", "4", "-d", "0,32", "-r", "2", "-ctk", "f16,q8_0", "-ctv", "f16")
+
+    def check(self, rows):
+        self.assertEqual(len(rows), 2 * 2 * 2)  # depths, cache types, prompt and generation
+        for row in rows:
+            for key in LLAMA_BENCH:
+                self.assertIn(key, row)
+            self.assertGreater(float(row["avg_ts"]), 0)
+            self.assertGreater(float(row["bytes_per_token"]), 0)
+        self.assertEqual({int(row["n_depth"]) for row in rows}, {0, 32})
+        self.assertEqual({(int(row["n_prompt"]), int(row["n_gen"])) for row in rows},
+                         {(16, 0), (0, 4)})
+
+    def test_json_jsonl_and_csv_carry_llama_benchs_fields(self):
+        rows = json.loads(self.good("bench", MODEL, *self.FLAGS, "-o", "json").stdout)
+        self.check(rows)
+        self.assertEqual(len(rows[0]["samples_ns"]), 2)
+        self.assertEqual(len(rows[0]["samples_ts"]), 2)
+        lines = self.good("bench", MODEL, *self.FLAGS, "-o", "jsonl").stdout.splitlines()
+        self.check([json.loads(line) for line in lines])
+        table = self.good("bench", MODEL, *self.FLAGS, "-o", "csv").stdout.decode()
+        self.check(list(csv.DictReader(io.StringIO(table))))
+
+    def test_the_markdown_table_names_tests_as_llama_bench_does(self):
+        out = self.good("bench", MODEL, *self.FLAGS).stdout.decode()
+        header = [cell.strip() for cell in out.splitlines()[0].strip("|").split("|")]
+        for column in ("model", "size", "params", "backend", "threads", "type_k", "test", "t/s"):
+            self.assertIn(column, header)
+        for name in ("pp16", "tg4", "pp16 @ d32", "tg4 @ d32"):
+            self.assertIn(f" {name} |", out)
+
+    def test_bad_lists_are_usage_errors(self):
+        self.fails("bench", MODEL, "-p", "16,x", code=2, says=("expected an integer", "x"))
+        self.fails("bench", MODEL, "-d", "-1", code=2, says=("expected", "-1"))
+        self.fails("bench", MODEL, "-r", "0", code=2, says=("1 to 1000", "0"))
+        self.fails("bench", MODEL, "-ctk", "nope", says="nope")
+        self.fails("bench", MODEL, "-d", "100000000000", says=("GiB", "this machine has"))
+
+
+if __name__ == "__main__":
+    support.main()
