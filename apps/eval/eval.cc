@@ -23,6 +23,7 @@ struct EvalFlags {
   std::string base_k = "f16", base_v = "f16";
   int64_t max_tokens = 0;
   std::string output = "plain";
+  std::string save;  // file that gets the JSON report as well
 };
 
 Result<Json> Evaluate(const EvalFlags& flags, bool kld) {
@@ -68,9 +69,18 @@ Result<Json> Evaluate(const EvalFlags& flags, bool kld) {
   return out;
 }
 
+Status Save(const Json& report, const std::string& path) {
+  PHASOR_ASSIGN_OR_RETURN(AtomicFileWriter writer, AtomicFileWriter::Create(path));
+  PHASOR_RETURN_IF_ERROR(writer.Write(report.dump(2) + "\n"));
+  return writer.Commit();
+}
+
 int Eval(const EvalFlags& flags, bool kld) {
   auto result = Evaluate(flags, kld);
   if (!result.ok()) return Fail(result.status());
+  if (!flags.save.empty()) {
+    if (Status s = Save(*result, flags.save); !s.ok()) return Fail(s);
+  }
   if (flags.output != "json") {
     fmt::print("{}", eval::RenderScoreTable((*result)["results"], kld, flags.output));
     return 0;
@@ -98,6 +108,7 @@ void AddFlags(CLI::App* c, EvalFlags* f, bool kld) {
     c->add_option("--base-type-v", f->base_v, "cache type of values to compare with")
         ->capture_default_str();
   }
+  c->add_option("--save", f->save, "also write the report to this file, as JSON");
   c->add_option("-o,--output", f->output, "plain, md, csv or json")
       ->check(OneOf({"plain", "md", "csv", "json"}));
   c->add_flag_callback(

@@ -1,0 +1,22 @@
+#!/bin/bash
+# Makes the calibration of the default model that is shipped in share/phasor/calibration: the widths
+# per pair that `-ctk polar` uses. docs/log.md says why these options.
+#
+#   scripts/make_calibration.sh [FOLDER]    default: share/phasor/calibration
+#
+# The text is Northanger Abbey; quality is measured on Emma, so that no text is used for both.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+folder=${1:-$root/share/phasor/calibration}
+"$root/scripts/get_model.sh"
+"$root/scripts/get_texts.sh"
+mkdir -p "$folder"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$root/build/release/phasor" calibrate default "$("$root/scripts/get_texts.sh" --path)/northanger_abbey.txt" \
+  --bits 4.2 --joint -n 2048 -o "$work/calibration.json"
+# The file is named by the fingerprint of the model's weights.
+name=$(sed -n 's/.*"fingerprint": "\([0-9a-f]*\)".*/\1/p' "$work/calibration.json")
+[[ -n "$name" ]] || { echo "make_calibration: expected a fingerprint, found none" >&2; exit 1; }
+mv "$work/calibration.json" "$folder/$name.json"
+echo "make_calibration: $folder/$name.json"
