@@ -103,26 +103,4 @@ Status SetCpuLevel(std::string_view name) {
   return SetCpuLevel(level);
 }
 
-bool CpuHasAvx512Bf16() {
-#if defined(__x86_64__)
-  if (ActiveCpuLevel() < CpuLevel::kAvx512) return false;
-  unsigned a, b, c, d;
-  static const bool has = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
-  return has;
-#else
-  return false;
-#endif
-}
-
-bool CpuHasAmxInt8() {
-#if defined(__x86_64__)
-  if (ActiveCpuLevel() < CpuLevel::kAvx512) return false;
-  unsigned a, b, c, d;
-  static const bool has = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 25)) != 0;
-  return has;
-#else
-  return false;
-#endif
-}
-
 }  // namespace phasor

@@ -32,8 +32,4 @@ std::vector<CpuLevel> AvailableCpuLevels();
 Status SetCpuLevel(CpuLevel level);
 Status SetCpuLevel(std::string_view name);  // also takes "auto"
 
-// Extensions beyond the level; false when the active level is below kAvx512.
-bool CpuHasAvx512Bf16();
-bool CpuHasAmxInt8();
-
 }  // namespace phasor
