@@ -1,8 +1,7 @@
 // Which vector instructions this process uses. Chosen once at run time, never at build time.
 //
-// A *level* is a bundle every kernel is written for; kernels that need one more extension ask
-// CpuHas...() as well. The level can be lowered (never raised) by --cpu-level, by the environment
-// variable PHASOR_CPU_LEVEL, or by a test.
+// A *level* is a bundle every kernel is written for. It can be lowered (never raised) by
+// --cpu-level, by the environment variable PHASOR_CPU_LEVEL, or by a test.
 #pragma once
 
 #include <string_view>
