@@ -1,7 +1,9 @@
 // phasor run: chat or complete, streaming.
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -119,18 +121,37 @@ class Runner {
  private:
   // One line of stdin without its line feed; false at the end. Ctrl-C drops what was typed and asks
   // again, so that one meant for an answer that had just ended does not end the conversation.
-  static bool ReadLine(std::string* line) {
+  bool ReadLine(std::string* line) {
     for (;;) {
       fmt::print("\n> ");
       std::fflush(stdout);
-      line->clear();
-      int c;
-      while ((c = std::getc(stdin)) != EOF && c != '\n') line->push_back(static_cast<char>(c));
-      if (c != EOF || !line->empty()) return true;
-      if (std::feof(stdin) != 0 || !InterruptFlag::flag().load()) return false;
-      std::clearerr(stdin);
+      if (WaitForLine()) {
+        const std::size_t end = typed_.find('\n');
+        *line = typed_.substr(0, end);
+        typed_.erase(0, end == std::string::npos ? end : end + 1);
+        return end != std::string::npos || !line->empty();
+      }
+      typed_.clear();
       fmt::print(stderr, "[Ctrl-C again or Ctrl-D ends]");
     }
+  }
+
+  // True when typed_ holds a whole line or all there is; false after Ctrl-C. Waits in poll(),
+  // because a read goes on after a signal.
+  bool WaitForLine() {
+    while (typed_.find('\n') == std::string::npos) {
+      pollfd input = {STDIN_FILENO, POLLIN, 0};
+      if (::poll(&input, 1, -1) < 0) {
+        if (errno == EINTR && InterruptFlag::flag().load()) return false;
+        if (errno == EINTR) continue;
+        return true;
+      }
+      char buffer[4096];
+      const ssize_t n = ::read(STDIN_FILENO, buffer, sizeof(buffer));
+      if (n <= 0) return true;
+      typed_.append(buffer, static_cast<std::size_t>(n));
+    }
+    return true;
   }
 
   Status CheckTemplate() const {
@@ -217,6 +238,7 @@ class Runner {
   Session& session_;
   GenerateOptions options_;
   std::vector<ChatMessage> messages_;
+  std::string typed_;  // read from stdin and not yet used
 };
 
 Result<std::string> ReadPrompt(const RunFlags& flags) {

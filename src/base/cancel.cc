@@ -29,7 +29,9 @@ void InterruptFlag::Install() {
   struct sigaction action = {};
   action.sa_handler = OnInterrupt;
   sigemptyset(&action.sa_mask);
-  action.sa_flags = 0;  // no SA_RESTART: Ctrl-C at a prompt must wake the read
+  // Writes go on where they were, or a piece of the answer would be lost. Who waits for input and
+  // wants to hear of Ctrl-C waits in poll(), which is interrupted all the same.
+  action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
 }
 

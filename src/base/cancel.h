@@ -8,7 +8,7 @@ namespace phasor {
 class InterruptFlag {
  public:
   // Catches SIGINT from now on. A second Ctrl-C within two seconds, while the flag is still set,
-  // ends the process with code 130. A blocking read is interrupted, not restarted.
+  // ends the process with code 130. Reads and writes go on after it; poll() is interrupted.
   static void Install();
   static std::atomic<bool>& flag();
   static void Reset();
