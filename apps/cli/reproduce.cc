@@ -53,7 +53,11 @@ Status MeasureQuality(const eval::Declaration& d, const ReproduceFlags& flags,
                            ": expected a text of at least two tokens");
   }
   for (const auto& w : windows) out->n_tokens += static_cast<int64_t>(w.size());
-  for (const std::string& k : d.key_types) options.types.push_back({k, d.value_type});
+  for (const std::string& k : d.key_types) {
+    options.types.push_back({k, d.value_type});
+    const std::string note = CalibrationNotice(model, k);
+    if (!note.empty()) fmt::print(stderr, "{}\n", note);
+  }
   options.base = {d.base_type, d.base_type};
   options.cancel = &InterruptFlag::flag();
   std::unique_ptr<ProgressBar> bar;
@@ -232,10 +236,6 @@ Status Reproduce(ReproduceFlags& flags) {
                     "--text");
   }
   PHASOR_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(flags.model));
-  for (const std::string& k : d.key_types) {
-    const std::string note = CalibrationNotice(*model, k);
-    if (!note.empty()) fmt::print(stderr, "{}\n", note);
-  }
   InterruptFlag::Install();
   Findings found;
   found.model_name = model->path().substr(model->path().find_last_of('/') + 1);

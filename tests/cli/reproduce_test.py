@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""phasor reproduce: lists the declarations, and judges every claim from what it measured."""
+import json
+import os
+
+import support
+
+# Heads of 32: every codec of the declaration can take them.
+MODEL = support.model("llama_quantized.gguf")
+DECLARATION = os.path.join(support.HERE, "..", "..", "reproduce", "polarquant.json")
+
+
+class Reproduce(support.CliTest):
+    def setUp(self):
+        super().setUp()
+        with open(DECLARATION, encoding="utf-8") as file:
+            self.declared = json.load(file)
+
+    def run_it(self, *flags, **options):
+        return self.good("reproduce", "polarquant", "-m", MODEL, "--text", self.text_file(200),
+                         "--max-tokens", "300", "--quick-speed", *flags, **options)
+
+    def test_without_an_id_the_papers_are_listed(self):
+        out = self.good("reproduce").stdout.decode()
+        self.assertIn("polarquant", out)
+        self.assertIn("2502.00527", out)
+
+    def test_every_claim_gets_a_verdict_that_follows_from_the_figures(self):
+        j = json.loads(self.run_it("--json").stdout)
+        self.assertEqual([c["claim"] for c in j["claims"]],
+                         [c["id"] for c in self.declared["claims"]])
+        self.assertEqual([q["type_k"] for q in j["quality"]],
+                         self.declared["quality"]["key_types"])
+        kl = {q["type_k"]: q["mean_kl"] for q in j["quality"]}
+        self.assertLess(kl["q8_0"], kl["q4_0"])
+        self.assertGreater(kl["polar33_cut0"], 0)
+        verdict = {c["claim"]: c["verdict"] for c in j["claims"]}
+        self.assertLessEqual(set(verdict.values()), {"reproduced", "not reproduced", "null"})
+        ratio = kl["polar44"] / kl["polar44_cut0"]
+        expected = ("reproduced" if ratio < 0.95 else
+                    "null" if ratio <= 1.05 else "not reproduced")
+        self.assertEqual(verdict["beyond the paper: cut at the largest gap"], expected)
+        for row in j["speed"]:
+            self.assertGreater(row["stream_ns"], 0)
+            if row["type_k"] == "f16":
+                self.assertEqual(row["stream_speedup"], 1)
+
+    def test_the_text_form_says_the_papers_claim_and_the_finding(self):
+        out = self.run_it("-o", "md").stdout.decode()
+        for claim in self.declared["claims"]:
+            self.assertIn(claim["paper"], out)
+            self.assertIn(claim["id"] + ": ", out)
+        self.assertIn("| polar44_cut0 |", out)
+
+    def test_bad_input_is_one_clear_error(self):
+        self.fails("reproduce", "nope", says=("polarquant", "nope"))
+        self.fails("reproduce", "polarquant", "-m", MODEL, says=("emma.txt", "make texts"))
+        self.fails("reproduce", "polarquant", "-m", MODEL, "--text", self.write("e.txt", ""),
+                   says="at least two tokens")
+
+
+if __name__ == "__main__":
+    support.main()
