@@ -1,7 +1,7 @@
 # Two commands do everything on a bare Debian 12: `make run` and `make test`.
 # Every target is a thin call of a script in scripts/, so that each step can be run by hand.
-.PHONY: run build test setup setup-test setup-dev model texts debug asan tsan fuzz format tidy check \
-        install clean help
+.PHONY: run build test setup setup-test setup-dev model texts tables debug asan tsan fuzz format \
+        tidy check install clean help
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
@@ -32,6 +32,9 @@ model: setup  ## get the default model (93 MB) into the user's cache folder
 
 texts:  ## get the novels that quality is measured on (4 MB) into the user's cache folder
 	@scripts/get_texts.sh
+
+tables: build model texts  ## print the quality tables of docs/quality.md (20 minutes on two quiet cores)
+	@bench/tables.sh
 
 debug: setup-test  ## build program and tests without optimization in build/debug
 	@scripts/build.sh debug
