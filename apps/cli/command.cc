@@ -16,14 +16,11 @@
 namespace phasor::cli {
 namespace {
 
-// A value as an error message shows it: on one line, and not the whole of a long one.
+// A value as an error message shows it: not the whole of a long one.
 std::string Shown(const std::string& text) {
   constexpr std::size_t kMost = 60;
-  std::string out = text.empty() ? "an empty text" : text.substr(0, kMost);
-  for (char& c : out) {
-    if (static_cast<unsigned char>(c) < 32) c = ' ';
-  }
-  return text.size() > kMost ? out + "..." : out;
+  if (text.empty()) return "an empty text";
+  return text.size() > kMost ? text.substr(0, kMost) + "..." : text;
 }
 
 }  // namespace
@@ -155,13 +152,26 @@ CLI::Validator OneOf(std::vector<std::string> words) {
       "{" + list + "}");
 }
 
+std::string OneLine(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 32 && byte != 127) {
+      out += c;
+    } else {
+      out += c == '\n' ? "\\n" : fmt::format("\\x{:02x}", byte);
+    }
+  }
+  return out;
+}
+
 int Fail(const Status& status) {
-  fmt::print(stderr, "phasor: error: {}\n", status.message());
+  fmt::print(stderr, "phasor: error: {}\n", OneLine(status.message()));
   return 1;
 }
 
 int UsageError(const std::string& message) {
-  fmt::print(stderr, "phasor: error: {}\n", message);
+  fmt::print(stderr, "phasor: error: {}\n", OneLine(message));
   return 2;
 }
 

@@ -53,6 +53,8 @@ CLI::Validator Integer(int64_t low, int64_t high = INT64_MAX);
 CLI::Validator Number(double low = -HUGE_VAL, double high = HUGE_VAL);
 CLI::Validator OneOf(std::vector<std::string> words);
 
+// Control characters as \n and \x1b: a name out of a file must not move the cursor or break a line.
+std::string OneLine(const std::string& text);
 // "phasor: error: <message>" to stderr; returns 1.
 int Fail(const Status& status);
 // The same for flags that do not go together; returns 2.

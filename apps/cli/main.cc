@@ -78,7 +78,6 @@ std::string UsageMessage(const CLI::App& app, const CLI::ParseError& e, const st
   } else if (const auto missing = what.find(": 1 required "); missing != std::string::npos) {
     what = what.substr(0, missing) + ": expected a value, found none";
   }
-  std::replace(what.begin(), what.end(), '\n', ' ');
   return where + what + help;
 }
 
@@ -112,8 +111,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     // Help and version are "errors" with code 0; everything else is a usage error.
     if (e.get_exit_code() == 0) return CheckOutput(app.exit(e));
-    fmt::print(stderr, "phasor: error: {}\n", UsageMessage(app, e, first));
-    return 2;
+    return phasor::cli::UsageError(UsageMessage(app, e, first));
   }
   return CheckOutput(exit_code);
 }

@@ -90,7 +90,7 @@ class Runner {
     fmt::print(stderr,
                "Chat with {} (-ctk {} -ctv {}, context {}). Empty line or Ctrl-D ends; "
                "Ctrl-C stops an answer.\n",
-               model_.config().name.empty() ? model_.path() : model_.config().name,
+               OneLine(model_.config().name.empty() ? model_.path() : model_.config().name),
                flags_.cache.type_k, flags_.cache.type_v, session_.n_ctx());
     for (;;) {
       InterruptFlag::Reset();

@@ -22,6 +22,13 @@ Status ErrnoStatus(const std::string& path, const char* action) {
   return Unavailable(std::move(message));
 }
 
+const char* KindOf(mode_t mode) {
+  if (S_ISREG(mode)) return "a file";
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a pipe";
+  return S_ISSOCK(mode) ? "a socket" : "a device";
+}
+
 }  // namespace
 
 Result<MappedFile> MappedFile::Open(const std::string& path) {
@@ -36,11 +43,7 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
   }
   if (!S_ISREG(st.st_mode)) {
     ::close(fd);
-    return InvalidArgument(path + ": expected a regular file, found " +
-                           (S_ISDIR(st.st_mode)    ? "a folder"
-                            : S_ISFIFO(st.st_mode) ? "a pipe"
-                            : S_ISSOCK(st.st_mode) ? "a socket"
-                                                   : "a device"));
+    return InvalidArgument(path + ": expected a regular file, found " + KindOf(st.st_mode));
   }
   MappedFile file;
   file.path_ = path;
@@ -98,6 +101,12 @@ Result<std::string> ReadFile(const std::string& path, std::size_t max_bytes) {
 }
 
 Result<AtomicFileWriter> AtomicFileWriter::Create(const std::string& path) {
+  // The rename at the end would put a file in the place of a device such as /dev/null.
+  struct stat st;
+  if (::stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
+    return InvalidArgument(path + ": expected a regular file or nothing to write to, found " +
+                           KindOf(st.st_mode));
+  }
   AtomicFileWriter w;
   w.path_ = path;
   w.temp_path_ = path + ".tmp-" + std::to_string(::getpid());

@@ -38,15 +38,15 @@ Status CheckConfig(const std::string& where, const ModelConfig& c) {
   PHASOR_RETURN_IF_ERROR(CheckRange(at("context length"), c.n_ctx_train, 1, int64_t{1} << 32));
   PHASOR_RETURN_IF_ERROR(CheckRange(at("rotated dimensions"), c.rope.n_rot, 0, c.head_dim));
   if (c.n_heads % c.n_kv_heads != 0) {
-    return DataCorrupt(where + ": attention heads must be a multiple of KV heads, found " +
+    return DataCorrupt(where + ": expected attention heads to be a multiple of KV heads, found " +
                        std::to_string(c.n_heads) + " and " + std::to_string(c.n_kv_heads));
   }
   if (c.head_dim % 2 != 0 || c.rope.n_rot % 2 != 0) {
-    return Unsupported(where + ": head size and rotated dimensions must be even, found " +
+    return Unsupported(where + ": expected an even head size and even rotated dimensions, found " +
                        std::to_string(c.head_dim) + " and " + std::to_string(c.rope.n_rot));
   }
   if (!(c.rms_eps > 0) || !(c.rms_eps < 1)) {
-    return DataCorrupt(where + ": RMS norm epsilon must be in (0, 1), found " +
+    return DataCorrupt(where + ": RMS norm epsilon: expected a number between 0 and 1, found " +
                        std::to_string(c.rms_eps));
   }
   return Status::Ok();

@@ -9,7 +9,7 @@ namespace {
 
 Result<PhaseTable> MakeLinear(const RopeParams& params) {
   if (!(params.factor > 0)) {
-    return InvalidArgument("linear: factor must be positive, found " +
+    return InvalidArgument("linear: expected a positive factor, found " +
                            std::to_string(params.factor));
   }
   PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("linear", params));

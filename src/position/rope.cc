@@ -14,11 +14,11 @@ namespace phasor {
 Result<std::vector<long double>> BaseFrequencies(const char* method, const RopeParams& params) {
   const std::string where(method);
   if (params.n_rot < 0 || params.n_rot % 2 != 0) {
-    return InvalidArgument(where + ": rotated dimensions must be even, found " +
+    return InvalidArgument(where + ": expected even rotated dimensions, found " +
                            std::to_string(params.n_rot));
   }
   if (!(params.theta_base > 0) || !std::isfinite(params.theta_base)) {
-    return InvalidArgument(where + ": frequency base must be positive and finite, found " +
+    return InvalidArgument(where + ": expected a positive, finite frequency base, found " +
                            std::to_string(params.theta_base));
   }
   const int n_pairs = params.n_rot / 2;
@@ -35,7 +35,8 @@ Result<std::vector<long double>> BaseFrequencies(const char* method, const RopeP
     const float factor = params.freq_factors[j];
     if (!(factor > 0) || !std::isfinite(factor)) {
       return InvalidArgument(where + ": frequency factor " + std::to_string(j) +
-                             " must be positive and finite, found " + std::to_string(factor));
+                             ": expected a positive, finite number, found " +
+                             std::to_string(factor));
     }
     omega[j] /= factor;
   }
