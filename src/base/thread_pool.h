@@ -19,7 +19,8 @@ int DefaultThreadCount();
 
 class ThreadPool {
  public:
-  // n_threads >= 1; smaller values are taken as 1.
+  // n_threads >= 1; smaller values are taken as 1. Throws std::system_error, with all threads that
+  // had started joined again, when the system gives no more: catch it at the module's border.
   explicit ThreadPool(int n_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -42,6 +43,7 @@ class ThreadPool {
 
  private:
   void WorkerLoop(int index);
+  void Stop();
   // Publishes a job under a new generation and wakes sleepers.
   void Open(const std::function<void(int)>& fn);
   // Waits until n_required workers have entered and all that entered have left; then no more may.

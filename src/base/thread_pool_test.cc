@@ -1,8 +1,11 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <numeric>
+#include <system_error>
 
 namespace phasor {
 namespace {
@@ -34,6 +37,27 @@ TEST(ThreadPool, WorkersWakeAfterTheySlept) {
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   pool.Run([&](int) { n.fetch_add(1); });
   EXPECT_EQ(n.load(), 4);
+}
+
+TEST(ThreadPool, ThreadsThatCannotStartAreAnErrorAndNoCrash) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's shadow memory does not fit a limit on address space";
+#endif
+  // In a child, because a lower limit on address space cannot be taken back by everyone.
+  EXPECT_EXIT(
+      {
+        rlimit small = {};
+        getrlimit(RLIMIT_AS, &small);
+        small.rlim_cur = std::size_t{100} << 20;  // a dozen stacks of 8 MiB
+        setrlimit(RLIMIT_AS, &small);
+        try {
+          ThreadPool pool(1000);
+        } catch (const std::system_error&) {
+          _exit(7);
+        }
+        _exit(8);
+      },
+      ::testing::ExitedWithCode(7), "");
 }
 
 }  // namespace

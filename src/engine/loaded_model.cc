@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <system_error>
 
 #include "engine/engine.h"
 #include "engine/model_file.h"
@@ -116,8 +117,14 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Load(const LoadOptions& option
     }
   }
   PHASOR_ASSIGN_OR_RETURN(PhaseTable phases, MakePhaseTable(config.rope));
-  m->pool_ = std::make_unique<ThreadPool>(options.n_threads > 0 ? options.n_threads
-                                                                : DefaultThreadCount());
+  const int n_threads = options.n_threads > 0 ? options.n_threads : DefaultThreadCount();
+  try {
+    m->pool_ = std::make_unique<ThreadPool>(n_threads);
+  } catch (const std::system_error& e) {
+    return ResourceExhausted("threads: expected to start " + std::to_string(n_threads) +
+                             ", found the limit of the system (" + e.code().message() +
+                             "); lower -t");
+  }
   m->file_bytes_ = m->file_->size_bytes();
   m->n_params_ = m->file_->CountParams();
   m->weight_type_ = m->file_->MainWeightType();
