@@ -127,9 +127,8 @@ Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags
 
 class Output {
  public:
-  Output(std::string format, const LoadedModel& model)
+  explicit Output(std::string format)
       : format_(std::move(format)),
-        model_(model),
         table_({{"model", Table::Align::kLeft},
                 {"size", Table::Align::kRight},
                 {"params", Table::Align::kRight},
@@ -186,7 +185,6 @@ class Output {
   }
 
   std::string format_;
-  const LoadedModel& model_;
   Table table_;
   Json all_ = Json::array();
 };
@@ -262,7 +260,7 @@ int Bench(BenchFlags& flags) {
   auto model = LoadModel(flags.model);
   if (!model.ok()) return Fail(model.status());
   InterruptFlag::Install();
-  Output out(flags.output, **model);
+  Output out(flags.output);
   for (int64_t depth : flags.n_depth) {
     if (Status s = RunDepth(flags, **model, depth, out); !s.ok()) return Fail(s);
   }
