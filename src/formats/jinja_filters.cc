@@ -130,9 +130,9 @@ std::optional<int64_t> ParseInt(std::string_view text, int base) {
   if (digits == stripped.size() || IsSpaceChar(static_cast<unsigned char>(stripped[digits]))) {
     return std::nullopt;
   }
-  if (base == 2 && stripped.size() > digits + 1 && (stripped[digits + 1] | 32) == 'b') {
-    stripped.erase(digits, 2);
-  } else if (base == 8 && stripped.size() > digits + 1 && (stripped[digits + 1] | 32) == 'o') {
+  // strtoll knows the prefix 0x only.
+  const char prefix = base == 2 ? 'b' : base == 8 ? 'o' : '\0';
+  if (prefix != '\0' && stripped.size() > digits + 1 && (stripped[digits + 1] | 32) == prefix) {
     stripped.erase(digits, 2);
   }
   char* end = nullptr;

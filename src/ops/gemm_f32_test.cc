@@ -48,8 +48,8 @@ TEST_P(GemmF32Test, AnyShapeMatchesDoubleAndTouchesNothingElse) {
           }
           double sum = accumulate ? before[at] : 0, magnitude = std::abs(sum);
           for (int p = 0; p < k; ++p) {
-            double term = static_cast<double>(a[static_cast<std::size_t>(row * lda + p)]) *
-                          b[static_cast<std::size_t>(p * ldb + column)];
+            double term = static_cast<double>(a[static_cast<int64_t>(row) * lda + p]) *
+                          b[static_cast<int64_t>(p) * ldb + column];
             sum += term;
             magnitude += std::abs(term);
           }
