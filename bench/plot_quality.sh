@@ -24,7 +24,7 @@ for run in json.load(open(sys.argv[1]))["results"]:
     print("\n")
 PY
 cat > "$work/plot" << 'PLOT'
-set terminal svg size 760,540 font "sans,13" background "white"
+set terminal svg size 860,520 font "sans,13" background "white"
 set output output
 set title "Mean KL divergence from an f16 cache, by depth"
 set xlabel "depth in tokens"
@@ -32,7 +32,7 @@ set ylabel "mean KL (nats)"
 set logscale y
 set format y "%g"
 set grid ytics lc rgb "#dddddd"
-set key below maxcols 2 noenhanced
+set key below maxrows 3 noenhanced
 set xtics noenhanced
 plot for [i=0:blocks-1] data index i using 1:3:xtic(2) with linespoints lw 2 pt 7 ps 0.6 \
      title columnheader(1)
