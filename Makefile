@@ -39,9 +39,9 @@ tables: build model texts  ## print the quality tables of docs/quality.md (20 mi
 debug: setup-test  ## build program and tests without optimization in build/debug
 	@scripts/build.sh debug
 
-asan: setup-test model  ## unit tests under the address and undefined-behaviour sanitizers
+asan: setup-test model  ## unit and command-line tests under the address and undefined-behaviour sanitizers
 	@scripts/build.sh asan
-	@ctest --test-dir build/asan --output-on-failure -j $(JOBS) -L unit
+	@ctest --test-dir build/asan --output-on-failure -j $(JOBS) -L "unit|cli"
 
 tsan: setup-test model  ## unit tests under the thread sanitizer
 	@scripts/build.sh tsan
