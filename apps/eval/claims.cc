@@ -241,9 +241,16 @@ Result<Verdict> Judge(const Claim& claim, const Measurements& measured) {
 }
 
 std::string Describe(const Condition& c, double value) {
+  // Four digits, or as many as it takes to tell the value from a bound it misses.
+  int digits = 4;
+  const auto looks_like = [&](const std::optional<double>& bound) {
+    return bound && value != *bound &&
+           fmt::format("{:.{}g}", value, digits) == fmt::format("{:.{}g}", *bound, digits);
+  };
+  while (digits < 15 && (looks_like(c.at_least) || looks_like(c.at_most))) ++digits;
   std::string out = c.metric + " " + c.of;
   if (!c.over.empty()) out += " / " + c.over;
-  out += fmt::format(" = {:.4g} (", value);
+  out += fmt::format(" = {:.{}g} (", value, digits);
   if (c.at_least) out += fmt::format(">= {:g}", *c.at_least);
   if (c.at_least && c.at_most) out += ", ";
   if (c.at_most) out += fmt::format("<= {:g}", *c.at_most);

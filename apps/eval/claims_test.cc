@@ -55,6 +55,9 @@ TEST(Claims, WhatWasNotMeasuredIsAnError) {
 
 TEST(Claims, DescriptionSaysWhatWasNeeded) {
   EXPECT_EQ(Describe(OneClaim().null_if[0], 1), "mean_kl a / b = 1 (>= 0.95, <= 1.05)");
+  // Four digits would look like the bound that was missed.
+  EXPECT_EQ(Describe({"ppl_ratio", "a", "", std::nullopt, 1.005}, 1.00527),
+            "ppl_ratio a = 1.0053 (<= 1.005)");
 }
 
 std::string Shipped() {
