@@ -30,7 +30,7 @@ TEST(Progress, OddCountsDoNotBreakTheLine) {
   EXPECT_NE(line.find("  0 %"), std::string::npos);
   line = ProgressBar::Line("x", 12, 10, "t", 1.0);  // more done than expected
   EXPECT_NE(line.find("100 %"), std::string::npos);
-  EXPECT_EQ(line.find("-"), std::string::npos) << line;
+  EXPECT_EQ(line.find('-'), std::string::npos) << line;
 }
 
 TEST(Progress, SilentWhenStderrIsNoTerminal) {

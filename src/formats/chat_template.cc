@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "formats/jinja_eval.h"
-#include "formats/jinja_parser.h"
+#include "formats/jinja/eval.h"
+#include "formats/jinja/parser.h"
 #include "formats/json_check.h"
 
 namespace phasor {

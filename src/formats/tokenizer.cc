@@ -4,7 +4,7 @@
 
 #include "base/file.h"
 #include "formats/gguf.h"
-#include "formats/tokenizer_files.h"
+#include "formats/tokenizer/files.h"
 #include "formats/utf8.h"
 
 namespace phasor {

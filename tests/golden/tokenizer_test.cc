@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "formats/gguf.h"
 #include "formats/tokenizer.h"
-#include "formats/tokenizer_json.h"
+#include "formats/tokenizer/json.h"
 #include "formats/utf8.h"
 #include "tests/support/default_model.h"
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "formats/piece_model.h"
+#include "formats/tokenizer/piece_model.h"
 #include "tests/support/gguf_builder.h"
 
 namespace phasor::testing {
