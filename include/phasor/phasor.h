@@ -33,8 +33,8 @@ struct ModelParams {
   std::string path;    // GGUF file (first part of a split one) or Hugging Face folder
   int n_threads = 0;   // 0: one per processor this process may use
   bool exact = false;  // decode weights to float and multiply in float: slow, the yardstick
-  std::string
-      calibration_path;  // widths for `polar` keys; empty: look beside the model and in share
+  // Widths for `polar` keys; empty: look beside the model and in share.
+  std::string calibration_path = {};
 };
 
 struct ContextParams {
