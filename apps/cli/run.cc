@@ -123,9 +123,10 @@ class Runner {
   // again, so that one meant for an answer that had just ended does not end the conversation.
   bool ReadLine(std::string* line) {
     for (;;) {
+      const int n_interrupts = InterruptFlag::count();
       fmt::print("\n> ");
       std::fflush(stdout);
-      if (WaitForLine()) {
+      if (WaitForLine(n_interrupts)) {
         const std::size_t end = typed_.find('\n');
         *line = typed_.substr(0, end);
         typed_.erase(0, end == std::string::npos ? end : end + 1);
@@ -136,16 +137,17 @@ class Runner {
     }
   }
 
-  // True when typed_ holds a whole line or all there is; false after Ctrl-C. Waits in poll(),
-  // because a read goes on after a signal.
-  bool WaitForLine() {
+  // True when typed_ holds a whole line or all there is; false after a Ctrl-C beyond the first
+  // n_interrupts. They are counted every few milliseconds, because the signal may come just before
+  // poll() or meet another thread.
+  bool WaitForLine(int n_interrupts) {
+    constexpr int kLookMs = 50;
     while (typed_.find('\n') == std::string::npos) {
+      if (InterruptFlag::count() != n_interrupts) return false;
       pollfd input = {STDIN_FILENO, POLLIN, 0};
-      if (::poll(&input, 1, -1) < 0) {
-        if (errno == EINTR && InterruptFlag::flag().load()) return false;
-        if (errno == EINTR) continue;
-        return true;
-      }
+      const int ready = ::poll(&input, 1, kLookMs);
+      if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
+      if (ready < 0) return true;
       char buffer[4096];
       const ssize_t n = ::read(STDIN_FILENO, buffer, sizeof(buffer));
       if (n <= 0) return true;

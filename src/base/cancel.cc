@@ -8,6 +8,7 @@ namespace phasor {
 namespace {
 
 std::atomic<bool> g_interrupted{false};
+std::atomic<int> g_count{0};
 std::atomic<int64_t> g_last_ms{0};
 
 int64_t NowMs() {
@@ -21,6 +22,7 @@ void OnInterrupt(int) {
   if (g_interrupted.load() && now - g_last_ms.load() < 2000) _exit(130);
   g_last_ms.store(now);
   g_interrupted.store(true);
+  g_count.fetch_add(1);
 }
 
 }  // namespace
@@ -36,6 +38,8 @@ void InterruptFlag::Install() {
 }
 
 std::atomic<bool>& InterruptFlag::flag() { return g_interrupted; }
+
+int InterruptFlag::count() { return g_count.load(); }
 
 void InterruptFlag::Reset() { g_interrupted.store(false); }
 
