@@ -12,8 +12,6 @@ class InterruptFlag {
   static void Install();
   static std::atomic<bool>& flag();
   static void Reset();
-  // How many there have been; Reset does not change it. For who waits and must not miss one.
-  static int Count();
   // How many times Ctrl-C was pressed so far; never reset.
   static int count();
 };
