@@ -103,6 +103,7 @@ int Main(int argc, char** argv) {
   phasor::cli::AddCalibrateCommand(app, &exit_code);
   phasor::cli::AddMethodsCommand(app, &exit_code);
   phasor::cli::AddReproduceCommand(app, &exit_code);
+  phasor::cli::AddSynthCommand(app, &exit_code);
   std::vector<std::string> args = NormalizeArguments(argc, argv);
   const std::string first = args.empty() ? "" : args[0];
   try {

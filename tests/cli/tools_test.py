@@ -8,7 +8,7 @@ import support
 
 QWEN = support.model("qwen2.gguf")
 COMMANDS = (("run",), ("inspect",), ("tokenize",), ("eval",), ("eval", "perplexity"),
-            ("eval", "kld"), ("bench",), ("calibrate",), ("methods",))
+            ("eval", "kld"), ("bench",), ("calibrate",), ("methods",), ("synth",))
 # The shelf as the issue asks for it; an id that goes missing breaks scripts.
 CODECS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_0h", "int4_channel", "polar", "polar44",
           "polar33", "polar35")
