@@ -2,15 +2,29 @@
 #include "ops/matmul.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
+#include "base/aligned.h"
 #include "base/check.h"
 #include "ops/matmul_kernels.h"
 #include "simd/cpu.h"
 
 namespace phasor {
+namespace {
+
+// Panels [begin, end) that are left of one thread's share, in one word: begin in the lower half.
+struct alignas(64) Share {
+  std::atomic<uint64_t> left{0};
+};
+constexpr int kEndShift = 32;
+
+}  // namespace
+
 struct MatMulScratch::Impl {
   AlignedBuffer<std::byte> x_int8, x_float;
+  std::unique_ptr<Share[]> shares;  // one per thread
+  int n_shares = 0;
 };
 
 MatMulScratch::MatMulScratch() : impl_(std::make_unique<Impl>()) {}
@@ -130,6 +144,81 @@ void PrepareActivations(Call* call, const float* x_TK, int64_t ldx, bool any_int
   }
 }
 
+// Panels [begin, end) of all jobs, counted through.
+void RunRange(const Call& call, std::span<const MatMulJob> jobs, int64_t begin, int64_t end) {
+  for (const MatMulJob& job : jobs) {
+    const int64_t n = job.w->n_panels();
+    // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
+    const int64_t step =
+        std::max<int64_t>(1, kCachedBytes / static_cast<int64_t>(job.w->panel_bytes()));
+    for (int64_t p = std::max<int64_t>(0, begin); p < std::min(n, end); p += step) {
+      RunPanels(call, job, p, std::min({n, end, p + step}));
+    }
+    begin -= n;
+    end -= n;
+  }
+}
+
+// Number of panels, of all jobs counted through, that hold the first `bytes` bytes of weights.
+int64_t PanelsOf(std::span<const MatMulJob> jobs, int64_t bytes) {
+  int64_t n_panels = 0;
+  for (const MatMulJob& job : jobs) {
+    const int64_t panel_bytes = static_cast<int64_t>(job.w->panel_bytes());
+    const int64_t n = std::min(job.w->n_panels(), bytes / panel_bytes);
+    n_panels += n;
+    bytes -= n * panel_bytes;
+    if (n < job.w->n_panels()) break;
+  }
+  return n_panels;
+}
+
+// Gives every thread a run of panels of about the same bytes.
+void ShareOut(std::span<const MatMulJob> jobs, int64_t n_panels, int64_t size_bytes, int n_threads,
+              MatMulScratch::Impl* scratch) {
+  if (scratch->n_shares < n_threads) {
+    scratch->shares = std::make_unique<Share[]>(static_cast<std::size_t>(n_threads));
+    scratch->n_shares = n_threads;
+  }
+  int64_t begin = 0;
+  for (int i = 0; i < n_threads; ++i) {
+    const int64_t end =
+        i + 1 == n_threads ? n_panels : PanelsOf(jobs, size_bytes / n_threads * (i + 1));
+    scratch->shares[i].left.store(static_cast<uint64_t>(begin) | static_cast<uint64_t>(end)
+                                                                     << kEndShift,
+                                  std::memory_order_relaxed);
+    begin = end;
+  }
+}
+
+// Takes up to `piece` panels from the front (or the back) of a share. False when it is empty.
+bool TakePiece(Share& share, int64_t piece, bool from_back, int64_t* begin, int64_t* end) {
+  uint64_t left = share.left.load(std::memory_order_relaxed), after;
+  do {
+    *begin = static_cast<int64_t>(left & 0xffffffffu);
+    *end = static_cast<int64_t>(left >> kEndShift);
+    if (*begin >= *end) return false;
+    if (from_back) {
+      *begin = std::max(*begin, *end - piece);
+      after = (left & 0xffffffffu) | static_cast<uint64_t>(*begin) << kEndShift;
+    } else {
+      *end = std::min(*end, *begin + piece);
+      after = static_cast<uint64_t>(*end) | left >> kEndShift << kEndShift;
+    }
+  } while (!share.left.compare_exchange_weak(left, after, std::memory_order_relaxed));
+  return true;
+}
+
+// A thread reads its own share from end to end, as hardware prefetch likes it, and then helps the
+// others from the back, so that one whose core is busy elsewhere holds up nobody.
+template <typename F>
+void TakePieces(Share* shares, int n_threads, int thread, int64_t piece, F&& run) {
+  int64_t begin, end;
+  for (int i = 0; i < n_threads; ++i) {
+    Share& share = shares[(thread + i) % n_threads];
+    while (TakePiece(share, piece, i > 0, &begin, &end)) run(begin, end);
+  }
+}
+
 }  // namespace
 
 void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int n_tokens,
@@ -148,20 +237,13 @@ void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int
   PrepareActivations(&call, x_TK, ldx == 0 ? call.n_cols : ldx, any_integer, any_float,
                      scratch.impl(), pool);
 
-  const int64_t grain = std::max<int64_t>(1, kPieceBytes * n_panels / size_bytes);
-  pool.ParallelFor(n_panels, n_tokens == 1 ? grain : 1, [&](int64_t begin, int64_t end) {
-    for (const MatMulJob& job : jobs) {
-      const int64_t n = job.w->n_panels();
-      // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
-      const int64_t step =
-          std::max<int64_t>(1, kCachedBytes / static_cast<int64_t>(job.w->panel_bytes()));
-      for (int64_t p = std::max<int64_t>(0, begin); p < std::min(n, end); p += step) {
-        RunPanels(call, job, p, std::min({n, end, p + step}));
-      }
-      begin -= n;
-      end -= n;
-    }
-  });
+  const int64_t piece = std::max<int64_t>(
+      1, n_tokens == 1 ? kPieceBytes * n_panels / size_bytes : n_panels / (8 * pool.size()));
+  auto run = [&](int64_t begin, int64_t end) { RunRange(call, jobs, begin, end); };
+  if (pool.size() == 1 || n_panels <= piece) return run(0, n_panels);
+  ShareOut(jobs, n_panels, size_bytes, pool.size(), scratch.impl());
+  Share* shares = scratch.impl()->shares.get();
+  pool.RunSharing([&](int thread) { TakePieces(shares, pool.size(), thread, piece, run); });
 }
 
 }  // namespace phasor

@@ -17,7 +17,7 @@
 #include <span>
 #include <vector>
 
-#include "base/aligned.h"
+#include "base/huge_pages.h"
 #include "base/thread_pool.h"
 #include "contracts/weight_codec.h"
 #include "ops/panel_layout.h"
@@ -59,7 +59,7 @@ class PackedMatrix {
   PanelLayout layout_;
   DType float_dtype_ = DType::kF32;
   std::size_t panel_bytes_ = 0;
-  AlignedBuffer<std::byte> panels_;
+  HugeBlock panels_;
 };
 
 // Quantized activations and other buffers, reused between calls. One per concurrent caller.

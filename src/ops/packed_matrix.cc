@@ -158,7 +158,7 @@ Result<PackedMatrix> PackedMatrix::Pack(const WeightCodecInfo& codec, const std:
     m.layout_ = {codec.code_bits, codec.scale_form};
     m.panel_bytes_ = static_cast<std::size_t>(m.layout_.PanelBytes(n_cols / kCodeBlock));
   }
-  m.panels_.Resize(m.panel_bytes_ * static_cast<std::size_t>(m.n_panels()));
+  m.panels_ = HugeBlock(m.panel_bytes_ * static_cast<std::size_t>(m.n_panels()));
 
   const int64_t row_bytes = RowBytes(codec.dtype, n_cols);
   std::atomic<int64_t> bad_row{kNoRow};
