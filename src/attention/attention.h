@@ -10,6 +10,7 @@
 
 #include "base/thread_pool.h"
 #include "cache/kv_cache.h"
+#include "ops/matmul.h"
 
 namespace phasor {
 
@@ -17,6 +18,9 @@ struct AttentionShape {
   int n_heads = 0, n_kv_heads = 0, head_dim = 0;
   float scale = 0;             // multiplies q . k, usually 1 / sqrt(head_dim)
   int64_t sliding_window = 0;  // tokens a query sees, itself included; 0: all
+  // kInt8: prefill may round queries, keys, values and weights to 16-bit integers where the
+  // processor multiplies those faster. kF32: float products everywhere.
+  MatMulPrecision precision = MatMulPrecision::kF32;
 };
 
 // Buffers reused between calls; one per concurrent caller.

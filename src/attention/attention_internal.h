@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "attention/prefill_int16.h"
 #include "base/aligned.h"
 
 namespace phasor {
@@ -12,6 +13,8 @@ struct PrefillScratch {
   struct PerThread {
     AlignedBuffer<float> q, k_TD, k_DT, v_TD, scores, out, max, sum;
     std::vector<KvSegment> segments;
+    Int16Page page;
+    Int16Block block;
   };
   std::vector<PerThread> threads;
 };

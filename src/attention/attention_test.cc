@@ -161,6 +161,35 @@ TEST_P(AttentionLevels, HalfPrecisionCacheStaysWithinItsRounding) {
   }
 }
 
+// Prefill on 16-bit integers where the level has it: a value loses up to 1/4094 of its channel's
+// largest (random normal numbers: 4 to 5), a weight up to 2^-14 of its page's largest, at random
+// signs; see prefill_int16_test.cc.
+constexpr double kInt16Tolerance = 5 * 2 * (1.0 / 4094 + 0x1.0p-13 * 11.4);
+
+TEST_P(AttentionLevels, ReducedPrecisionStaysWithinItsRounding) {
+  ThreadPool pool(2);
+  AttentionScratch scratch;
+  uint64_t seed = 1;
+  for (auto [heads, n_kv, D] : {std::array{9, 3, 64},
+                                {4, 4, 80},
+                                {8, 1, 128},
+                                {10, 2, 96},
+                                {7, 1, 64},
+                                {6, 1, 256},
+                                {4, 2, 16}}) {
+    for (int64_t window : {0, 1, 45, 200}) {
+      Scene s = Make(heads, n_kv, D, "f32", "f32", 64, window);
+      s.shape.precision = MatMulPrecision::kInt8;
+      for (int n : {1, 5, 130, 6, 161, 1}) {
+        std::vector<float> q;
+        auto out = Step(s, n, seed++, pool, scratch, &q);
+        EXPECT_LT(MaxError(out, Reference(s, q, n)), kInt16Tolerance)
+            << heads << "/" << n_kv << " D " << D << " window " << window << " n " << n;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Levels, AttentionLevels, ::testing::ValuesIn(AvailableCpuLevels()),
                          [](const auto& info) { return CpuLevelName(info.param); });
 

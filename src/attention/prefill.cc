@@ -1,5 +1,6 @@
 // Prefill attention: each page is decoded to float once per block of queries, then two small
 // matrix products and an online softmax per page (flash attention; Dao et al. 2022, 2205.14135).
+// The products run on 16-bit integers where AttentionShape::precision and the processor allow it.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -11,9 +12,11 @@
 namespace phasor {
 namespace {
 
-// Rows (query tokens times query heads) per block: the score tile of 128 columns stays within L2
-// and one decoded page serves this many queries.
-constexpr int kTargetRows = 192;
+// Rows (query tokens times query heads) per block: one decoded page serves this many queries. Float
+// products keep a score tile of 128 columns for all of them in L2; integer ones only queries and
+// results.
+constexpr int kFloatRows = 192;
+constexpr int kInt16Rows = 384;
 
 struct Block {
   int head;         // KV head
@@ -31,11 +34,21 @@ void Transpose(const float* x_TD, int n_tokens, int D, float* x_DT) {
   }
 }
 
+bool UsesInt16(const AttentionShape& shape) {
+  return shape.precision == MatMulPrecision::kInt8 && HasInt16Attention();
+}
+
 class BlockRunner {
  public:
   BlockRunner(const AttentionShape& shape, const KvCache& cache, int layer, int n_new, float* q_THD,
               float* out_THD)
-      : shape_(shape), cache_(cache), layer_(layer), n_new_(n_new), q_(q_THD), out_(out_THD) {}
+      : shape_(shape),
+        cache_(cache),
+        layer_(layer),
+        n_new_(n_new),
+        q_(q_THD),
+        out_(out_THD),
+        int16_(UsesInt16(shape)) {}
 
   void Run(const Block& block, PrefillScratch::PerThread& s) const {
     const int D = shape_.head_dim, g = shape_.n_heads / shape_.n_kv_heads;
@@ -50,7 +63,14 @@ class BlockRunner {
           segment.first_token + segment.n_tokens <= first_position - shape_.sliding_window + 1) {
         continue;
       }
-      RunSegment(segment, first_position, rows, g, s);
+      segment.key_codec->DecodePage(segment.key_page, segment.n_tokens, s.k_TD.data());
+      segment.value_codec->DecodePage(segment.value_page, segment.n_tokens, s.v_TD.data());
+      if (int16_) {
+        PackInt16Page(s.k_TD.data(), s.v_TD.data(), segment.n_tokens, D, &s.page);
+        RunSegmentInt16(segment, first_position, rows, g, s);
+      } else {
+        RunSegment(segment, first_position, rows, g, s);
+      }
     }
     Finish(block, s, rows, D, g);
   }
@@ -62,15 +82,8 @@ class BlockRunner {
     const std::size_t size = static_cast<std::size_t>(rows) * D;
     s.q.Resize(size);
     s.out.Resize(size);
-    s.max.Resize(rows);
-    s.sum.Resize(rows);
     s.k_TD.Resize(static_cast<std::size_t>(kPageTokens) * D);
-    s.k_DT.Resize(static_cast<std::size_t>(kPageTokens) * D);
     s.v_TD.Resize(static_cast<std::size_t>(kPageTokens) * D);
-    s.scores.Resize(static_cast<std::size_t>(rows) * kPageTokens);
-    std::fill_n(s.out.data(), size, 0.0f);
-    std::fill_n(s.max.data(), rows, -INFINITY);
-    std::fill_n(s.sum.data(), rows, 0.0f);
     for (int t = 0; t < block.n_queries; ++t) {
       const float* q = q_ + (static_cast<int64_t>(block.first_query + t) * shape_.n_heads +
                              static_cast<int64_t>(block.head) * g) *
@@ -81,14 +94,61 @@ class BlockRunner {
     const KvHeadCodecs& c = cache_.codecs(layer_, block.head);
     if (c.key->HasRotation()) c.key->Rotate(s.q.data(), rows);
     Scale(shape_.scale, static_cast<int64_t>(size), s.q.data());
+    if (int16_) {
+      StartInt16Block(s.q.data(), rows, D, &s.block);
+      return;
+    }
+    s.max.Resize(rows);
+    s.sum.Resize(rows);
+    s.k_DT.Resize(static_cast<std::size_t>(kPageTokens) * D);
+    s.scores.Resize(static_cast<std::size_t>(rows) * kPageTokens);
+    std::fill_n(s.out.data(), size, 0.0f);
+    std::fill_n(s.max.data(), rows, -INFINITY);
+    std::fill_n(s.sum.data(), rows, 0.0f);
+  }
+
+  // Tokens of the segment that a query at `position` sees: [begin, end), empty when begin >= end.
+  struct Range {
+    int begin, end;
+  };
+  Range Visible(const KvSegment& segment, int64_t position) const {
+    const int64_t last = std::min<int64_t>(segment.n_tokens, position - segment.first_token + 1);
+    int64_t first = 0;
+    if (shape_.sliding_window > 0) {
+      first = std::max<int64_t>(0, position - shape_.sliding_window + 1 - segment.first_token);
+    }
+    return {static_cast<int>(std::min<int64_t>(first, kPageTokens)),
+            static_cast<int>(std::max<int64_t>(last, 0))};
+  }
+
+  void RunSegmentInt16(const KvSegment& segment, int64_t first_position, int rows, int g,
+                       PrefillScratch::PerThread& s) const {
+    const int64_t first_row = std::max<int64_t>(0, segment.first_token - first_position) * g;
+    int begin[kInt16GroupRows], end[kInt16GroupRows];
+    for (int row = static_cast<int>(first_row / kInt16TileRows * kInt16TileRows); row < rows;
+         row += kInt16GroupRows) {
+      const int n = std::min(kInt16GroupRows, rows - row);
+      // Later rows see no fewer new tokens and no more old ones.
+      const Range oldest = Visible(segment, first_position + row / g);
+      const Range newest = Visible(segment, first_position + (row + n - 1) / g);
+      const int first = oldest.begin / kInt16TokenStep * kInt16TokenStep;
+      const int last = (newest.end + kInt16TokenStep - 1) / kInt16TokenStep * kInt16TokenStep;
+      if (first >= last) continue;
+      const bool all = newest.begin <= first && oldest.end >= last;
+      for (int i = 0; !all && i < n; ++i) {
+        const Range r = Visible(segment, first_position + (row + i) / g);
+        begin[i] = r.begin;
+        end[i] = r.end;
+      }
+      AttendInt16Rows(s.page, {row, n, first, last, all ? nullptr : begin, all ? nullptr : end},
+                      &s.block);
+    }
   }
 
   void RunSegment(const KvSegment& segment, int64_t first_position, int rows, int g,
                   PrefillScratch::PerThread& s) const {
     const int D = shape_.head_dim, n = segment.n_tokens;
-    segment.key_codec->DecodePage(segment.key_page, n, s.k_TD.data());
     Transpose(s.k_TD.data(), n, D, s.k_DT.data());
-    segment.value_codec->DecodePage(segment.value_page, n, s.v_TD.data());
     // Rows of queries before this segment see none of it.
     const int first_row =
         static_cast<int>(std::max<int64_t>(0, segment.first_token - first_position)) * g;
@@ -108,12 +168,7 @@ class BlockRunner {
   void SoftmaxRow(const KvSegment& segment, int64_t position, float* row, int r,
                   PrefillScratch::PerThread& s) const {
     const int n = segment.n_tokens, D = shape_.head_dim;
-    const int end = static_cast<int>(std::min<int64_t>(n, position - segment.first_token + 1));
-    int begin = 0;
-    if (shape_.sliding_window > 0) {
-      begin = static_cast<int>(
-          std::max<int64_t>(0, position - shape_.sliding_window + 1 - segment.first_token));
-    }
+    const auto [begin, end] = Visible(segment, position);
     if (begin >= end) {
       std::fill(row, row + n, 0.0f);
       return;
@@ -125,7 +180,8 @@ class BlockRunner {
   }
 
   void Finish(const Block& block, PrefillScratch::PerThread& s, int rows, int D, int g) const {
-    for (int r = 0; r < rows; ++r) {
+    if (int16_) FinishInt16Block(s.block, s.out.data());
+    for (int r = 0; !int16_ && r < rows; ++r) {
       Scale(1.0f / s.sum[r], D, s.out.data() + static_cast<int64_t>(r) * D);
     }
     const KvHeadCodecs& c = cache_.codecs(layer_, block.head);
@@ -144,6 +200,7 @@ class BlockRunner {
   int layer_, n_new_;
   const float* q_;
   float* out_;
+  bool int16_;
 };
 
 }  // namespace
@@ -151,7 +208,7 @@ class BlockRunner {
 void AttendPrefill(const AttentionShape& shape, const KvCache& cache, int layer, int n_new,
                    float* q_THD, float* out_THD, PrefillScratch& scratch, ThreadPool& pool) {
   const int g = shape.n_heads / shape.n_kv_heads;
-  const int per_block = std::max(1, kTargetRows / g);
+  const int per_block = std::max(1, (UsesInt16(shape) ? kInt16Rows : kFloatRows) / g);
   std::vector<Block> blocks;
   // Late queries see most: starting with them lets the threads finish together.
   for (int first = (n_new - 1) / per_block * per_block; first >= 0; first -= per_block) {

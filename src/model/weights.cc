@@ -186,6 +186,7 @@ Result<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& 
                                  const LoadWeightsOptions& options, ThreadPool& pool) {
   Loader loader(source, config, options, pool);
   ModelWeights w;
+  w.precision = options.precision;
   try {
     PHASOR_ASSIGN_OR_RETURN(const TensorView* embedding,
                             loader.Get("token_embd.weight", config.n_vocab, config.d_model));

@@ -44,6 +44,7 @@ struct ModelWeights {
   PackedMatrix output;             // [n_vocab, d_model]
   std::vector<LayerWeights> layers;
   std::size_t bytes = 0;  // in memory, after repacking (embedding not counted)
+  MatMulPrecision precision = MatMulPrecision::kInt8;
 };
 
 // The weight formats phasor has; the engine passes in registry/weight_codec_table.h's finder.
