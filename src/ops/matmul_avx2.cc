@@ -103,20 +103,26 @@ struct Scales {
   __m256 first, second;  // second: offset, or scale of columns 16-31 (kSuperHalves)
 };
 
+// Factors of the next eight blocks for half h; for kSuperHalves the second is the same as the
+// first. Once per eight blocks, also because these f16 numbers are often denormal, which converts
+// slowly.
+template <ScaleForm kForm>
+PHASOR_INLINE Scales LoadSuper(const std::byte* header, int h) {
+  const __m256 scale = LoadHalves(header + 16 * h);
+  if constexpr (kForm == ScaleForm::kSuperHalves) return {scale, scale};
+  return {scale, _mm256_sub_ps(_mm256_setzero_ps(), LoadHalves(header + 32 + 16 * h))};
+}
+
 template <int kBits, ScaleForm kForm>
-PHASOR_INLINE Scales LoadScales(const std::byte* block, const std::byte* super, int h) {
+PHASOR_INLINE Scales LoadScales(const std::byte* block, Scales super, int h) {
   const std::byte* scales = block + PanelLayout{kBits, kForm}.code_bytes();
   if constexpr (kForm == ScaleForm::kSymmetric) {
     return {LoadHalves(scales + 16 * h), _mm256_setzero_ps()};
   } else if constexpr (kForm == ScaleForm::kAffine) {
     return {LoadHalves(scales + 16 * h), LoadHalves(scales + 32 + 16 * h)};
   } else {
-    const __m256 scale = LoadHalves(super + 16 * h);
-    const __m256 second = kForm == ScaleForm::kSuperHalves
-                              ? scale
-                              : _mm256_sub_ps(_mm256_setzero_ps(), LoadHalves(super + 32 + 16 * h));
-    return {_mm256_mul_ps(scale, LoadBytes(scales + 8 * h)),
-            _mm256_mul_ps(second, LoadBytes(scales + 16 + 8 * h))};
+    return {_mm256_mul_ps(super.first, LoadBytes(scales + 8 * h)),
+            _mm256_mul_ps(super.second, LoadBytes(scales + 16 + 8 * h))};
   }
 }
 
@@ -170,26 +176,46 @@ PHASOR_INLINE void WriteSums(const PanelTask& task, int h, const __m256 (&sums)[
   }
 }
 
-// The halves are separate passes: together their sums and shared broadcasts exceed 16 registers.
-// The second pass finds the panel in cache.
+// Weights are asked for this far ahead, as in matmul_avx512.cc.
+constexpr int kPrefetchBytes = 8 << 10;
+
+PHASOR_INLINE void PrefetchBlock(const std::byte* w, int block_bytes) {
+  for (int i = 0; i < block_bytes; i += kCodeVectorBytes) {
+    _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes + i, _MM_HINT_T0);
+  }
+}
+
+// One token takes both halves of a block together. With more, the halves are separate passes: their
+// sums and shared broadcasts would exceed 16 registers. The second pass finds the panel in cache.
 template <int kBits, ScaleForm kForm, int kTokens>
 void PackedKernel(const PanelTask& task) {
   constexpr PanelLayout kLayout = {kBits, kForm};
-  for (int h = 0; h < 2; ++h) {
-    __m256 y[kTokens];
+  constexpr int kHalves = kTokens == 1 ? 2 : 1;
+  for (int first = 0; first < 2; first += kHalves) {
+    __m256 y[kHalves][kTokens];
     PHASOR_UNROLL
-    for (int t = 0; t < kTokens; ++t) y[t] = _mm256_setzero_ps();
-    const std::byte *w = task.w, *x = task.x, *super = nullptr;
+    for (int i = 0; i < kHalves * kTokens; ++i) y[i / kTokens][i % kTokens] = _mm256_setzero_ps();
+    Scales super[kHalves] = {};
+    const std::byte *w = task.w, *x = task.x;
     for (int64_t b = 0; b < task.n; ++b) {
-      if (kLayout.is_super() && b % kBlocksPerSuper == 0) {
-        super = w;
-        w += kLayout.super_bytes();
+      if constexpr (kLayout.is_super()) {
+        if (b % kBlocksPerSuper == 0) {
+          PHASOR_UNROLL
+          for (int i = 0; i < kHalves; ++i) super[i] = LoadSuper<kForm>(w, first + i);
+          w += kLayout.super_bytes();
+        }
       }
-      AddBlock<kBits, kForm>(w + 32 * h, LoadScales<kBits, kForm>(w, super, h), x, y);
+      if (first == 0) PrefetchBlock(w, kLayout.block_bytes());
+      PHASOR_UNROLL
+      for (int i = 0; i < kHalves; ++i) {
+        const int h = first + i;
+        AddBlock<kBits, kForm>(w + 32 * h, LoadScales<kBits, kForm>(w, super[i], h), x, y[i]);
+      }
       w += kLayout.block_bytes();
       x += kTokens * kActivationBytes;
     }
-    WriteSums(task, h, y);
+    PHASOR_UNROLL
+    for (int i = 0; i < kHalves; ++i) WriteSums(task, first + i, y[i]);
   }
 }
 
