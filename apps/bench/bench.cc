@@ -2,15 +2,19 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "base/cancel.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/table.h"
+#include "bench/memory.h"
+#include "bench/synthetic_fill.h"
 #include "cli/command.h"
 #include "contracts/kv_codec.h"
 #include "phasor/version.h"
@@ -29,6 +33,9 @@ struct BenchFlags {
   std::vector<std::string> types_k, types_v;
   int repetitions = 5;
   std::string output = "md";
+  std::string fill = "synthetic";
+  bool memory = false;
+  int64_t buffer_mib = 0;
 };
 
 struct Case {
@@ -49,30 +56,34 @@ std::vector<int32_t> RandomTokens(int64_t n, int32_t vocab, uint64_t seed) {
   return tokens;
 }
 
+int64_t NanosecondsSince(Clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+}
+
 // One timed run on a session that holds exactly n_depth tokens; leaves it like that. *cache: what
-// it held at the end of the run.
-Result<int64_t> TimeOnce(const Case& c, Session& session, uint64_t seed, CacheStats* cache) {
+// it held at the end of the run. *steps: the time of every Append is added to it.
+Result<int64_t> TimeOnce(const Case& c, Session& session, uint64_t seed, CacheStats* cache,
+                         std::vector<int64_t>* steps) {
   const int32_t vocab = session.model().config().n_vocab;
   const std::vector<int32_t> tokens =
       RandomTokens(c.n_prompt > 0 ? c.n_prompt : c.n_gen, vocab, seed);
-  const auto start = Clock::now();
-  if (c.n_prompt > 0) {
-    PHASOR_RETURN_IF_ERROR(session.Append(tokens, {}));
-  } else {
-    for (int32_t t : tokens) {
-      const int32_t one[] = {t};
-      PHASOR_RETURN_IF_ERROR(session.Append(one, {}));
-    }
+  const std::size_t step = c.n_prompt > 0 ? tokens.size() : 1;
+  int64_t ns = 0;
+  for (std::size_t at = 0; at < tokens.size(); at += step) {
+    const auto start = Clock::now();
+    PHASOR_RETURN_IF_ERROR(session.Append(std::span(tokens).subspan(at, step), {}));
+    steps->push_back(NanosecondsSince(start));
+    ns += steps->back();
   }
-  const int64_t ns =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
   *cache = session.cache_stats();
   PHASOR_RETURN_IF_ERROR(session.Truncate(c.n_depth));
   return ns;
 }
 
 Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags,
-                const std::vector<int64_t>& samples, const CacheStats& cache) {
+                const std::vector<int64_t>& samples, std::vector<int64_t> steps,
+                const CacheStats& cache) {
+  std::sort(steps.begin(), steps.end());
   const auto n = static_cast<double>(c.n_prompt > 0 ? c.n_prompt : c.n_gen);
   double sum = 0, sum2 = 0, ts_sum = 0, ts_sum2 = 0;
   Json ts = Json::array();
@@ -111,6 +122,7 @@ Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags
           {"n_prompt", c.n_prompt},
           {"n_gen", c.n_gen},
           {"n_depth", c.n_depth},
+          {"depth_fill", c.n_depth > 0 ? flags.fill : "none"},
           {"test_time", now},
           {"avg_ns", sum / count},
           {"stddev_ns", deviation(sum, sum2)},
@@ -118,6 +130,8 @@ Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags
           {"stddev_ts", deviation(ts_sum, ts_sum2)},
           {"samples_ns", samples},
           {"samples_ts", ts},
+          {"min_step_ns", steps.front()},
+          {"median_step_ns", steps[steps.size() / 2]},
           {"kv_codec", c.type_k + "/" + c.type_v},
           {"bytes_per_token", cache.n_tokens > 0 ? static_cast<double>(cache.used_bytes) /
                                                        static_cast<double>(cache.n_tokens)
@@ -127,8 +141,9 @@ Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags
 
 class Output {
  public:
-  explicit Output(std::string format)
+  explicit Output(std::string format, std::string note)
       : format_(std::move(format)),
+        note_(std::move(note)),
         table_({{"model", Table::Align::kLeft},
                 {"size", Table::Align::kRight},
                 {"params", Table::Align::kRight},
@@ -161,6 +176,7 @@ class Output {
       Csv();
     } else if (format_ != "jsonl") {
       fmt::print("{}", table_.Render(*ParseTableFormat(format_)));
+      if (!note_.empty()) fmt::print("\n{}\n", note_);
     }
   }
 
@@ -184,7 +200,7 @@ class Output {
     fmt::print("{}", table.Render(Table::Format::kCsv));
   }
 
-  std::string format_;
+  std::string format_, note_;
   Table table_;
   Json all_ = Json::array();
 };
@@ -201,13 +217,30 @@ std::vector<Case> CasesAt(const BenchFlags& f, const std::string& k, const std::
   return cases;
 }
 
+Status FillToDepth(const BenchFlags& flags, int64_t depth, const std::string& types,
+                   Session& session) {
+  ProgressBar bar(fmt::format("filling {} to {}", types, depth), depth, "tokens");
+  auto on_progress = [&](int64_t done, int64_t) { bar.Set(done); };
+  if (flags.fill == "synthetic") {
+    bench::SyntheticFillOptions fill;
+    fill.n_tokens = depth;
+    fill.cancel = &InterruptFlag::flag();
+    fill.on_progress = on_progress;
+    return bench::FillSynthetic(session, fill);
+  }
+  AppendOptions append;
+  append.cancel = &InterruptFlag::flag();
+  append.on_progress = on_progress;
+  return session.Append(RandomTokens(depth, session.model().config().n_vocab, 1), append);
+}
+
 // Fills one session per cache type to the depth, then interleaves the repetitions over all types,
 // so that a change of the machine's speed meets every type alike.
 Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth, Output& out) {
   struct Slot {
     Case c;
     Session* session;
-    std::vector<int64_t> samples;
+    std::vector<int64_t> samples, steps;
     CacheStats cache;
   };
   std::vector<std::unique_ptr<Session>> sessions;
@@ -222,15 +255,8 @@ Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth
       options.type_v = v;
       options.n_ctx = depth + longest;
       PHASOR_ASSIGN_OR_RETURN(auto session, Session::Create(model, options));
-      if (depth > 0) {
-        ProgressBar bar(fmt::format("filling {}/{} to {}", k, v, depth), depth, "tokens");
-        AppendOptions append;
-        append.cancel = &InterruptFlag::flag();
-        append.on_progress = [&](int64_t done, int64_t) { bar.Set(done); };
-        PHASOR_RETURN_IF_ERROR(
-            session->Append(RandomTokens(depth, model.config().n_vocab, 1), append));
-      }
-      for (const Case& c : cases) slots.push_back({c, session.get(), {}, {}});
+      if (depth > 0) PHASOR_RETURN_IF_ERROR(FillToDepth(flags, depth, k + "/" + v, *session));
+      for (const Case& c : cases) slots.push_back({c, session.get(), {}, {}, {}});
       sessions.push_back(std::move(session));
     }
   }
@@ -240,27 +266,85 @@ Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth
       if (r < 0 && s.c.n_gen > 16) {
         Case warm = s.c;
         warm.n_gen = 4;
-        PHASOR_ASSIGN_OR_RETURN(int64_t unused, TimeOnce(warm, *s.session, 7, &s.cache));
+        PHASOR_ASSIGN_OR_RETURN(int64_t unused, TimeOnce(warm, *s.session, 7, &s.cache, &s.steps));
         (void)unused;
         continue;
       }
-      PHASOR_ASSIGN_OR_RETURN(int64_t ns, TimeOnce(s.c, *s.session, 100 + r, &s.cache));
+      if (r <= 0) s.steps.clear();
+      PHASOR_ASSIGN_OR_RETURN(int64_t ns, TimeOnce(s.c, *s.session, 100 + r, &s.cache, &s.steps));
       if (r >= 0) s.samples.push_back(ns);
     }
   }
   for (Slot& s : slots) {
-    out.Add(s.c, ResultJson(s.c, model, flags, s.samples, s.cache));
+    out.Add(s.c, ResultJson(s.c, model, flags, s.samples, s.steps, s.cache));
   }
   return Status::Ok();
 }
 
+int BenchMemory(const BenchFlags& flags) {
+  if (Status s = SetCpuLevel(flags.model.cpu_level); !s.ok()) return Fail(s);
+  InterruptFlag::Install();
+  bench::MemoryOptions options;
+  options.n_threads = flags.model.threads;
+  options.buffer_mib = flags.buffer_mib;
+  options.n_passes = flags.repetitions;
+  auto result = bench::MeasureMemory(options);
+  if (!result.ok()) return Fail(result.status());
+  const std::string level = CpuLevelName(ActiveCpuLevel());
+  if (flags.output == "json" || flags.output == "jsonl") {
+    Json j = {{"cpu_info", CpuName()},
+              {"cpu_level", level},
+              {"buffer_bytes", result->buffer_bytes},
+              {"last_cache_bytes", result->last_cache_bytes},
+              {"huge_bytes", result->huge_bytes},
+              {"passes", flags.repetitions},
+              {"results", Json::array()}};
+    for (const bench::MemoryRow& r : result->rows) {
+      j["results"].push_back({{"what", r.what},
+                              {"huge_pages", r.huge_pages},
+                              {"n_threads", r.n_threads},
+                              {"best_gb_s", r.best_gb_s},
+                              {"median_gb_s", r.median_gb_s}});
+    }
+    fmt::print("{}\n", j.dump(flags.output == "json" ? 2 : -1));
+    return 0;
+  }
+  Table table({{"memory", Table::Align::kLeft},
+               {"pages", Table::Align::kLeft},
+               {"threads", Table::Align::kRight},
+               {"best GB/s", Table::Align::kRight},
+               {"median GB/s", Table::Align::kRight}});
+  for (const bench::MemoryRow& r : result->rows) {
+    table.AddRow({r.what, r.huge_pages ? "huge" : "small", fmt::format("{}", r.n_threads),
+                  fmt::format("{:.1f}", r.best_gb_s), fmt::format("{:.1f}", r.median_gb_s)});
+  }
+  fmt::print("{}", table.Render(*ParseTableFormat(flags.output)));
+  if (flags.output == "csv") return 0;
+  fmt::print(
+      "\n{}, {}, buffer {}, last cache {}, on huge pages {}; a copy counts reads and writes\n",
+      CpuName(), level, HumanBytes(static_cast<double>(result->buffer_bytes)),
+      HumanBytes(static_cast<double>(result->last_cache_bytes)),
+      result->huge_bytes < 0 ? "unknown" : HumanBytes(static_cast<double>(result->huge_bytes)));
+  return 0;
+}
+
+// What a reader of the table must know about the depths.
+std::string DepthNote(const BenchFlags& flags) {
+  const bool deep =
+      std::any_of(flags.n_depth.begin(), flags.n_depth.end(), [](int64_t d) { return d > 0; });
+  if (!deep || flags.fill != "synthetic") return "";
+  return "Depths: caches filled with random keys and values of measured mean and deviation "
+         "(--fill prefill computes them).";
+}
+
 int Bench(BenchFlags& flags) {
+  if (flags.memory) return BenchMemory(flags);
   if (flags.types_k.empty()) flags.types_k = {flags.cache.type_k};
   if (flags.types_v.empty()) flags.types_v = {flags.cache.type_v};
   auto model = LoadModel(flags.model);
   if (!model.ok()) return Fail(model.status());
   InterruptFlag::Install();
-  Output out(flags.output);
+  Output out(flags.output, DepthNote(flags));
   for (int64_t depth : flags.n_depth) {
     if (Status s = RunDepth(flags, **model, depth, out); !s.ok()) return Fail(s);
   }
@@ -299,6 +383,13 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   c->add_option("-o,--output", f->output, "md, csv, json, jsonl or plain")
       ->check(OneOf({"md", "csv", "json", "jsonl", "plain"}))
       ->capture_default_str();
+  c->add_option("--fill", f->fill,
+                "how caches get to a depth: synthetic (random keys and values, seconds) or prefill")
+      ->check(OneOf({"synthetic", "prefill"}))
+      ->capture_default_str();
+  c->add_flag("--memory", f->memory, "measure the machine's memory instead, without a model");
+  c->add_option("--buffer-mib", f->buffer_mib, "of --memory (0: beyond every cache)")
+      ->check(Integer(0, 1 << 20));
   c->add_flag_callback(
       "--json", [f] { f->output = "json"; }, "same as -o json");
   c->callback([f, exit_code] { *exit_code = Bench(*f); });

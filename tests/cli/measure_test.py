@@ -129,10 +129,43 @@ class Bench(support.CliTest):
         for name in ("pp16", "tg4", "pp16 @ d32", "tg4 @ d32"):
             self.assertIn(f" {name} |", out)
 
+    def test_depths_are_filled_without_a_prefill_unless_asked(self):
+        def rows(*flags):
+            return json.loads(self.good("bench", MODEL, "-p", "0", "-n", "4", "-d", "0,1500", "-r",
+                                        "1", "-ctk", "q8_0,f16", "-ctv", "q4_0", "-o", "json",
+                                        *flags).stdout)
+        synthetic, prefill = rows(), rows("--fill", "prefill")
+        for name, found in (("synthetic", synthetic), ("prefill", prefill)):
+            self.assertEqual([r["depth_fill"] for r in found], ["none"] * 2 + [name] * 2)
+        # The same pages and rows, whatever is in them.
+        self.assertEqual([r["bytes_per_token"] for r in synthetic],
+                         [r["bytes_per_token"] for r in prefill])
+        table = self.good("bench", MODEL, *self.FLAGS).stdout.decode()
+        self.assertIn("--fill prefill", table.splitlines()[-1])
+
+    def test_memory_bandwidth_is_measured_at_every_level(self):
+        for level in ("scalar", "auto"):
+            j = json.loads(self.good("bench", "--memory", "--buffer-mib", "8", "-r", "2", "-t", "2",
+                                     "--cpu-level", level, "--json").stdout)
+            self.assertEqual(j["buffer_bytes"], 8 << 20)
+            self.assertEqual({(r["what"], r["huge_pages"], r["n_threads"]) for r in j["results"]},
+                             {(what, huge, n) for what, huge in (("read", True), ("read", False),
+                                                                 ("copy", True)) for n in (1, 2)})
+            for row in j["results"]:
+                self.assertGreaterEqual(row["best_gb_s"], row["median_gb_s"])
+                # The slowest and fastest memory anyone has, in GB/s, a busy machine allowed for.
+                self.assertGreater(row["median_gb_s"], 0.01)
+                self.assertLess(row["best_gb_s"], 5000)
+        out = self.good("bench", "--memory", "--buffer-mib", "4", "-r", "1").stdout.decode()
+        self.assertIn("median GB/s", out)
+        self.fails("bench", "--memory", "--buffer-mib", "-1", code=2, says="-1")
+        self.fails("bench", "--memory", "--cpu-level", "mmx", says="mmx")
+
     def test_bad_lists_are_usage_errors(self):
         self.fails("bench", MODEL, "-p", "16,x", code=2, says=("expected an integer", "x"))
         self.fails("bench", MODEL, "-d", "-1", code=2, says=("expected", "-1"))
         self.fails("bench", MODEL, "-r", "0", code=2, says=("1 to 1000", "0"))
+        self.fails("bench", MODEL, "--fill", "magic", code=2, says=("synthetic", "magic"))
         self.fails("bench", MODEL, "-ctk", "nope", says="nope")
         self.fails("bench", MODEL, "-d", "100000000000", says=("GiB", "this machine has"))
 
