@@ -1,23 +1,31 @@
 #!/usr/bin/env python3
 """Compares phasor with other engines on this machine: same file, same threads, same run.
 
-Rounds are interleaved (each engine once per round, in turning order), every figure is tokens per
-second, and what counts is the median of the per-round ratios: absolute figures of shared machines
-move by a factor of two. Before any timing the perplexity of a short text is compared, because an
-engine with wrong numbers is no yardstick.
+Every engine with every cache type runs each test once per round, in turning order, test by test, so
+that a change of the machine's speed meets all alike. What counts is the median of the per-round
+ratios to the best peer; on a busy machine also the ratio of the fastest single steps. Absolute
+figures of shared machines move by a factor of two. Before any timing the perplexity of a short text
+is compared, because an engine with wrong numbers is no yardstick.
 
     bench/peers/compare.py                                  # default model, llama-cpp-python
-    bench/peers/compare.py -m model.gguf -t 4 -d 0,4096,16384 -ctk polar -ctv q4_0h
-    bench/peers/compare.py --llama-bench path/to/llama-bench --no-llama-cpp-python
+    bench/peers/compare.py -m model.gguf -t 4 -d 0,4096,16384 --types polar:q4_head,q4_0:q4_0
+    bench/peers/compare.py -m model.gguf -d 0,32768 --no-llama-cpp-python \\
+        --peer ik=path/to/ik_llama.cpp/build --peer-types q8_0:q4_0,q4_0:q4_0,f16:f16
+
+A peer is a build folder of llama.cpp or ik_llama.cpp (its caches are then filled in seconds, see
+depth_bench.cc), or a program llama-bench or llama-sweep-bench of theirs (which computes every
+depth). bench/peers/README.md says more.
 """
 import argparse
 import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
+
+import engines
+import plot
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -27,8 +35,18 @@ CHECK_TEXT = (
     "nothing to do: once or twice she had peeped into the book her sister was reading, but it had "
     'no pictures or conversations in it, "and what is the use of a book," thought Alice "without '
     'pictures or conversations?"\n')
-# Engines round activations differently; the same weights agree within a few per cent on 70 tokens.
-MAX_PPL_RATIO = 1.05
+# Engines round activations differently; the same weights agree within a few per cent of the loss.
+MAX_LOSS_RATIO = 1.02
+
+
+def numbers(text):
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1]
+    if min(values) < 0:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, found {text}")
+    return values
 
 
 def parse_args():
@@ -36,159 +54,158 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", help="GGUF file; default: the default model")
     parser.add_argument("-t", "--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("-p", "--n-prompt", type=int, default=512, help="prefill; 0: none")
-    parser.add_argument("-n", "--n-gen", type=int, default=32, help="decode; 0: none")
-    parser.add_argument("-d", "--n-depth", default="0,4096", help="depths of decode")
+    parser.add_argument("-p", "--n-prompt", type=numbers, default=[512], dest="prompts",
+                        help="prefill lengths; 0: none")
+    parser.add_argument("-n", "--n-gen", type=int, default=32, help="decode steps; 0: none")
+    parser.add_argument("-d", "--n-depth", type=numbers, default=[0, 4096], dest="depths",
+                        help="depths of decode")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("-ctk", "--type-k", help="phasor's key type; default: its default")
-    parser.add_argument("-ctv", "--type-v", help="phasor's value type; default: its default")
-    parser.add_argument("--peer-type-k", default="f16")
+    parser.add_argument("--types", help="phasor's cache types K:V,...; default: its default")
+    parser.add_argument("-ctk", "--type-k", help="short for --types K:V with one pair")
+    parser.add_argument("-ctv", "--type-v")
+    parser.add_argument("--peer-types", help="cache types of every peer K:V,... (default f16:f16); "
+                        "K:V+rtr and so on set options, see engines.py")
+    parser.add_argument("--peer-type-k", default="f16", help="short for --peer-types with one pair")
     parser.add_argument("--peer-type-v", default="f16")
-    parser.add_argument("--peer-flash-attn", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--peer", "--llama-bench", action="append", default=[], dest="peers",
+                        metavar="[NAME=]PATH", help="build folder, llama-bench or llama-sweep-bench "
+                        "of llama.cpp or ik_llama.cpp; may be given more than once")
     parser.add_argument("--no-llama-cpp-python", action="store_true")
-    parser.add_argument("--llama-bench", action="append", default=[], metavar="PATH",
-                        help="llama-bench of llama.cpp or ik_llama.cpp; may be given more than once")
+    parser.add_argument("--python-types", help="cache types of llama-cpp-python (default: those of "
+                        "--peer-types)")
+    parser.add_argument("--prefill", action="store_true",
+                        help="compute every depth instead of filling the caches (minutes to hours)")
+    parser.add_argument("--no-check", action="store_true", help="leave the perplexity check out")
     parser.add_argument("--phasor", default=os.path.join(ROOT, "build/release/phasor"))
     parser.add_argument("--json", metavar="FILE", help="write all figures there ('-': stdout)")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw decode time by depth")
     args = parser.parse_args()
+    args.prompts = [n for n in args.prompts if n > 0]
+    if args.rounds < 1 or args.threads < 1:
+        parser.error("expected at least one round and one thread")
     if not args.model:
-        args.model = run([os.path.join(ROOT, "scripts/get_model.sh"), "--path"]).strip()
+        args.model = engines.run([os.path.join(ROOT, "scripts/get_model.sh"), "--path"]).strip()
     if not os.path.isfile(args.model):
         parser.error(f"{args.model}: expected a GGUF file, found none (make model gets the default)")
     return args
 
 
-def run(command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        sys.exit(f"compare: exit code {done.returncode}: {' '.join(command)}\n{done.stderr[-2000:]}")
-    return done.stdout
+def make_contestants(args):
+    def types(text):
+        return [engines.CacheType(part) for part in text.split(",")]
+    ours = args.types
+    if ours is None and (args.type_k or args.type_v):
+        ours = f"{args.type_k or 'polar'}:{args.type_v or 'q4_head'}"
+    ours = [engines.Phasor(cache, args) for cache in types(ours or "default:default")]
+    peer_types = args.peer_types or f"{args.peer_type_k}:{args.peer_type_v}"
+    peers = [engines.peer_of(spec, cache, args)
+             for spec in args.peers for cache in types(peer_types)]
+    if not args.no_llama_cpp_python:
+        peers += [engines.LlamaCppPython(cache, args)
+                  for cache in types(args.python_types or peer_types)]
+    if not peers:
+        sys.exit("compare: expected at least one peer, found none")
+    labels = [engine.label for engine in ours + peers]
+    if len(set(labels)) < len(labels):
+        sys.exit(f"compare: expected engines and types that differ, found {', '.join(labels)}")
+    return ours, peers
 
 
-def json_rows(text):
-    """The objects of a JSON array or of JSON lines; other lines are passed over."""
-    try:
-        rows = json.loads(text)
-        return rows if isinstance(rows, list) else [rows]
-    except json.JSONDecodeError:
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-
-
-def measure_name(row):
-    name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
-    return f"{name} @ d{row['n_depth']}" if row.get("n_depth") else name
-
-
-class LlamaBench:
-    """Anything with llama-bench's flags and JSON: llama.cpp's own tool, and `phasor bench`."""
-
-    def __init__(self, name, command, model_flag, options, args):
-        self.name, self.args = name, args
-        self.base = command + model_flag + [args.model] + options + [
-            "-t", str(args.threads), "-r", "1", "-o", "json"]
-
-    def measure(self):
-        rows = []
-        if self.args.n_prompt:
-            rows += json_rows(run(self.base + ["-p", str(self.args.n_prompt), "-n", "0", "-d", "0"]))
-        if self.args.n_gen:
-            rows += json_rows(run(
-                self.base + ["-p", "0", "-n", str(self.args.n_gen), "-d", self.args.n_depth]))
-        return {measure_name(row): row["avg_ts"] for row in rows}
-
-
-class Phasor(LlamaBench):
-    def __init__(self, args):
-        options = []
-        if args.type_k:
-            options += ["-ctk", args.type_k]
-        if args.type_v:
-            options += ["-ctv", args.type_v]
-        super().__init__("phasor", [args.phasor, "bench"], [], options, args)
-
-    def perplexity(self, text_file):
-        rows = json_rows(run([self.args.phasor, "eval", "perplexity", self.args.model, text_file,
-                              "-ctk", "f16", "-ctv", "f16", "--json"]))
-        return rows[0]["ppl"]
-
-
-class LlamaCppPython:
-    name = "llama-cpp-python"
-
-    def __init__(self, args):
-        self.args = args
-        setup = os.path.join(HERE, "setup_llama_cpp_python.sh")
-        done = subprocess.run([setup], stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit("compare: llama-cpp-python is not there (--no-llama-cpp-python leaves it out)")
-        self.base = [done.stdout.strip(), os.path.join(HERE, "llama_cpp_python_bench.py"),
-                     args.model, "-t", str(args.threads), "-ctk", args.peer_type_k,
-                     "-ctv", args.peer_type_v, "-fa", args.peer_flash_attn]
-
-    def perplexity(self, text_file):
-        rows = json_rows(run(self.base + ["-p", "0", "-n", "0", "--check-text", text_file]))
-        return rows[0]["ppl"]
-
-    def measure(self):
-        rows = json_rows(run(self.base + ["-p", str(self.args.n_prompt), "-n", str(self.args.n_gen),
-                                          "-d", self.args.n_depth]))
-        return {measure_name(row): row["avg_ts"] for row in rows}
-
-
-def check_numbers(phasor, peers):
+def check_numbers(ours, peers):
+    """{engine: perplexity}; every engine once, whatever its cache types."""
+    result = {}
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write(CHECK_TEXT)
         file.flush()
-        ours = phasor.perplexity(file.name)
-        result = {"phasor": ours}
-        print(f"perplexity of the check text, f16 cache: phasor {ours:.3f}")
-        for peer in peers:
-            if not hasattr(peer, "perplexity"):
-                print(f"  {peer.name}: cannot be asked, its numbers are not checked")
+        for engine in ours[:1] + peers:
+            if engine.name in result:
                 continue
-            theirs = result[peer.name] = peer.perplexity(file.name)
-            agrees = abs(math.log(theirs / ours)) <= math.log(MAX_PPL_RATIO)
-            print(f"  {peer.name} {theirs:.3f}" +
+            result[engine.name] = engine.perplexity and engine.perplexity(file.name)
+    base = result["phasor"]
+    print(f"perplexity of the check text, f16 cache: phasor {base:.3f}")
+    for name, value in result.items():
+        if value is None:
+            print(f"  {name}: cannot be asked, its numbers are not checked")
+        elif name != "phasor":
+            agrees = abs(math.log(value) / math.log(base) - 1) <= MAX_LOSS_RATIO - 1
+            print(f"  {name} {value:.3f}" +
                   ("" if agrees else "  WARNING: the numbers differ, the speeds may mean nothing"))
     return result
 
 
-def run_rounds(engines, n_rounds):
-    """[{engine: {measure: tokens per second}}], the order turning by one each round."""
-    rounds = []
+def run_rounds(contestants, n_rounds):
+    """[{label: {measure: sample}}]. Within a round unit by unit, the order turning by one."""
+    units = []
+    for engine in contestants:
+        units += [unit for unit in engine.units() if unit not in units]
+    turn, rounds = 0, []
     for index in range(n_rounds):
-        order = engines[index % len(engines):] + engines[:index % len(engines)]
-        rounds.append({engine.name: engine.measure() for engine in order})
+        found = {engine.label: {} for engine in contestants}
+        for unit in units:
+            able = [engine for engine in contestants if unit in engine.units()]
+            for engine in able[turn % len(able):] + able[:turn % len(able)]:
+                found[engine.label].update(engine.measure(unit))
+            turn += 1
+        rounds.append(found)
         print(f"round {index + 1} of {n_rounds} done", file=sys.stderr)
     return rounds
 
 
-def summarize(rounds, peer_names):
-    """Rows of (measure, peer, per-round (ours, theirs)), and their medians."""
+def measures_of(rounds):
+    names = []
+    for found in rounds[0].values():
+        names += [name for name in found if name not in names]
+    return names
+
+
+def summarize(rounds):
+    """[{measure, engine, median_ts, best_ts, min_ms}] in the order of measures and contestants."""
     rows = []
-    for peer in peer_names:
-        for measure in rounds[0]["phasor"]:
-            pairs = [(r["phasor"][measure], r[peer][measure]) for r in rounds if measure in r[peer]]
-            if not pairs:
-                print(f"{peer}: no figure for {measure}, left out")
-                continue
-            ratios = [ours / theirs for ours, theirs in pairs]
-            rows.append({"measure": measure, "peer": peer,
-                         "phasor_ts": [p[0] for p in pairs], "peer_ts": [p[1] for p in pairs],
-                         "ratios": ratios, "median_ratio": statistics.median(ratios),
-                         "median_phasor_ts": statistics.median(p[0] for p in pairs),
-                         "median_peer_ts": statistics.median(p[1] for p in pairs)})
+    for measure in measures_of(rounds):
+        for label in rounds[0]:
+            found = [r[label][measure] for r in rounds if measure in r[label]]
+            if found:
+                ts = [s["ts"] for s in found]
+                rows.append({"measure": measure, "engine": label, "ts": ts,
+                             "median_ts": statistics.median(ts), "best_ts": max(ts),
+                             "min_ms": min(s["min_ms"] for s in found)})
     return rows
 
 
-def print_table(rows):
-    print("| measure | peer | phasor t/s | peer t/s | ratio per round | median ratio |")
-    print("|---|---|---:|---:|---|---:|")
+def compare(rows, ours, peers):
+    """Each of phasor's types against the best peer of each measure: by median speed for the ratios
+    per round, by fastest step for the ratio of those."""
+    out = []
+    our_labels, peer_labels = ([e.label for e in group] for group in (ours, peers))
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        here = {row["engine"]: row for row in rows if row["measure"] == measure}
+        rivals = [here[label] for label in peer_labels if label in here]
+        for label in our_labels:
+            if label not in here or not rivals:
+                continue
+            best = max(rivals, key=lambda row: row["median_ts"])
+            fastest = min(rivals, key=lambda row: row["min_ms"])
+            ratios = [a / b for a, b in zip(here[label]["ts"], best["ts"])]
+            out.append({"measure": measure, "phasor": label, "best_peer": best["engine"],
+                        "ratios": ratios, "median_ratio": statistics.median(ratios),
+                        "fastest_peer": fastest["engine"],
+                        "min_ratio": fastest["min_ms"] / here[label]["min_ms"]})
+    return out
+
+
+def print_tables(rows, ratios):
+    print("\n| measure | engine, cache K:V | median t/s | best t/s | fastest step ms |")
+    print("|---|---|---:|---:|---:|")
     for row in rows:
-        ratios = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
-        print(f"| {row['measure']} | {row['peer']} | {row['median_phasor_ts']:.1f} | "
-              f"{row['median_peer_ts']:.1f} | {ratios} | {row['median_ratio']:.2f} |")
+        print(f"| {row['measure']} | {row['engine']} | {row['median_ts']:.2f} | "
+              f"{row['best_ts']:.2f} | {row['min_ms']:.3f} |")
+    print("\n| measure | phasor | best peer | ratio per round | median ratio | fastest peer | "
+          "ratio of fastest steps |")
+    print("|---|---|---|---|---:|---|---:|")
+    for row in ratios:
+        per_round = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
+        print(f"| {row['measure']} | {row['phasor']} | {row['best_peer']} | {per_round} | "
+              f"{row['median_ratio']:.2f} | {row['fastest_peer']} | {row['min_ratio']:.2f} |")
 
 
 def cpu_name():
@@ -197,34 +214,39 @@ def cpu_name():
                     "unknown")
 
 
+def write_whole(path, text):
+    temporary = f"{path}.tmp-{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
 def main():
     args = parse_args()
-    phasor = Phasor(args)
-    peers = [] if args.no_llama_cpp_python else [LlamaCppPython(args)]
-    for path in args.llama_bench:
-        flash = {"auto": [], "on": ["-fa", "1"], "off": ["-fa", "0"]}[args.peer_flash_attn]
-        peers.append(LlamaBench(path, [path], ["-m"], flash + [
-            "-ctk", args.peer_type_k, "-ctv", args.peer_type_v], args))
-    if not peers:
-        sys.exit("compare: expected at least one peer, found none")
-    print(f"{os.path.basename(args.model)}, {args.threads} threads, {cpu_name()}, "
-          f"load {os.getloadavg()[0]:.1f}; phasor cache {args.type_k or 'default'} / "
-          f"{args.type_v or 'default'}, peer cache {args.peer_type_k} / {args.peer_type_v}")
-    if os.getloadavg()[0] > 0.5:
+    ours, peers = make_contestants(args)
+    load = os.getloadavg()[0]
+    print(f"{os.path.basename(args.model)}, {args.threads} threads, {cpu_name()}, load {load:.1f}")
+    print("depths: " + ("computed by every engine" if args.prefill else
+                        "phasor's caches filled with random keys and values, peers' with copies of "
+                        "512 computed tokens; llama-bench and llama-sweep-bench compute them"))
+    if load > 0.5:
         print("WARNING: the machine is not idle; engines whose threads spin suffer most, and the "
               "ratios below may mean nothing")
-    perplexities = check_numbers(phasor, peers)
-    rounds = run_rounds([phasor] + peers, args.rounds)
-    rows = summarize(rounds, [peer.name for peer in peers])
-    print_table(rows)
-    if args.json:
-        text = json.dumps({"model": args.model, "threads": args.threads, "cpu": cpu_name(),
-                           "perplexity": perplexities, "rows": rows}, indent=1)
-        if args.json == "-":
-            print(text)
-        else:
-            with open(args.json, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
+    perplexities = {} if args.no_check else check_numbers(ours, peers)
+    sys.stdout.flush()
+    rounds = run_rounds(ours + peers, args.rounds)
+    rows = summarize(rounds)
+    ratios = compare(rows, ours, peers)
+    print_tables(rows, ratios)
+    result = {"model": os.path.basename(args.model), "threads": args.threads, "cpu": cpu_name(),
+              "load": load, "prefill": args.prefill, "perplexity": perplexities, "rows": rows,
+              "ratios": ratios}
+    if args.json == "-":
+        print(json.dumps(result, indent=1))
+    elif args.json:
+        write_whole(args.json, json.dumps(result, indent=1) + "\n")
+    if args.plot:
+        write_whole(args.plot, plot.decode_by_depth(rows, result["model"]))
 
 
 if __name__ == "__main__":

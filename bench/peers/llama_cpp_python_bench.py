@@ -3,8 +3,10 @@
 
 Runs inside the environment of setup_llama_cpp_python.sh. Measures what llama-bench measures, in its
 field names: prefill of n_prompt tokens into an empty cache, and n_gen single-token steps behind
-n_depth tokens, without tokenizer, sampling and loading. With --check-text FILE it first prints the
-perplexity of that text, since a fast engine with wrong numbers is no yardstick.
+n_depth tokens, without tokenizer, sampling and loading. The cache is filled as depth_bench.cc does
+it: 512 tokens are computed, their saved state is loaded again and again and given to one sequence.
+With --check-text FILE it first prints the perplexity of that text, since a fast engine with wrong
+numbers is no yardstick.
 """
 import argparse
 import ctypes
@@ -18,6 +20,7 @@ import llama_cpp
 from llama_cpp import llama_cpp as api
 
 WARM_UP_STEPS = 2
+MOST_COPIED = 512  # tokens that are really computed before states are copied
 
 
 def parse_args():
@@ -31,6 +34,8 @@ def parse_args():
     parser.add_argument("-ctk", "--type-k", default="f16")
     parser.add_argument("-ctv", "--type-v", default="f16")
     parser.add_argument("-fa", "--flash-attn", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--fill", choices=("copy", "prefill"), default="copy",
+                        help="how the cache gets to a depth")
     parser.add_argument("--check-text", help="file whose perplexity is printed first")
     return parser.parse_args()
 
@@ -60,6 +65,8 @@ class Peer:
         params = api.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = args.n_batch
+        params.n_seq_max = 2
+        params.kv_unified = True
         params.n_threads = params.n_threads_batch = args.threads
         params.type_k, params.type_v = ggml_type(args.type_k), ggml_type(args.type_v)
         params.flash_attn_type = {"auto": api.LLAMA_FLASH_ATTN_TYPE_AUTO,
@@ -100,21 +107,38 @@ class Peer:
         self.clear()
         return self.timed(lambda: self.decode(tokens))
 
+    def fill(self, depth):
+        first = depth if self.args.fill == "prefill" else min(depth, MOST_COPIED)
+        if first:
+            self.decode(self.tokens(first))
+        held, memory = first, api.llama_get_memory(self.context)
+        if held + MOST_COPIED <= depth:
+            size = api.llama_state_seq_get_size(self.context, 0)
+            state = (ctypes.c_uint8 * size)()
+            api.llama_state_seq_get_data(self.context, state, size, 0)
+        while held + MOST_COPIED <= depth:
+            if api.llama_state_seq_set_data(self.context, state, size, 1) == 0:
+                sys.exit(f"peer: cannot load a state after {held} tokens")
+            api.llama_memory_seq_cp(memory, 1, 0, -1, -1)
+            api.llama_memory_seq_rm(memory, 1, -1, -1)
+            held += MOST_COPIED
+        if held < depth:
+            self.decode(self.tokens(depth - held, seed=4))
+
     def generate(self, depth, n):
+        """Nanoseconds of n single-token steps behind depth tokens."""
         self.clear()
-        if depth:
-            self.decode(self.tokens(depth))
+        self.fill(depth)
         for token in self.tokens(WARM_UP_STEPS, seed=2):
             self.decode([token])
         steps = [(api.llama_token * 1)(token) for token in self.tokens(n, seed=3)]
         batches = [api.llama_batch_get_one(step, 1) for step in steps]
 
-        def run():
-            for batch in batches:
-                if api.llama_decode(self.context, batch) != 0:
-                    sys.exit("peer: llama_decode failed")
-                api.llama_synchronize(self.context)
-        return self.timed(run)
+        def run(batch):
+            if api.llama_decode(self.context, batch) != 0:
+                sys.exit("peer: llama_decode failed")
+            api.llama_synchronize(self.context)
+        return [self.timed(lambda batch=batch: run(batch)) for batch in batches]
 
     def perplexity(self, text):
         data = text.encode()
@@ -131,14 +155,15 @@ class Peer:
         return n, math.exp(nll / (n - 1))
 
 
-def report(args, n_prompt, n_gen, depth, elapsed_ns):
-    n = n_prompt or n_gen
+def report(args, n_prompt, n_gen, depth, step_ns):
+    n, elapsed_ns = n_prompt or n_gen, sum(step_ns)
     print(json.dumps({
         "engine": "llama-cpp-python " + llama_cpp.__version__,
         "model_filename": args.model, "n_threads": args.threads, "n_batch": args.n_batch,
         "type_k": args.type_k, "type_v": args.type_v, "flash_attn": args.flash_attn,
         "n_prompt": n_prompt, "n_gen": n_gen, "n_depth": depth,
-        "avg_ns": elapsed_ns, "avg_ts": n * 1e9 / elapsed_ns,
+        "depth_fill": args.fill if depth else "none",
+        "avg_ns": elapsed_ns, "avg_ts": n * 1e9 / elapsed_ns, "step_ns": step_ns,
         "samples_ns": [elapsed_ns], "samples_ts": [n * 1e9 / elapsed_ns]}), flush=True)
 
 
@@ -153,7 +178,7 @@ def main():
         print(json.dumps({"check": "perplexity", "n_tokens": n, "ppl": value}), flush=True)
     peer.decode(peer.tokens(min(64, args.n_batch)))  # touches weights and wakes the threads
     if args.n_prompt:
-        report(args, args.n_prompt, 0, 0, peer.prefill(args.n_prompt))
+        report(args, args.n_prompt, 0, 0, [peer.prefill(args.n_prompt)])
     if args.n_gen:
         for depth in depths:
             report(args, 0, args.n_gen, depth, peer.generate(depth, args.n_gen))
