@@ -6,21 +6,28 @@
 #include <memory>
 
 #include "contracts/kv_codec.h"
+#include "kvcodec/int_kernels.h"
 
 namespace phasor {
 
 // One block of n finite numbers, |x| <= 65504, zero padded in memory to a multiple of 16. Writes
-// the scale as f16 bits and n codes: 0 .. 2^bits-1 (8 bits: -128 .. 127).
-using QuantizeBlock = void (*)(const float* x, int n, uint16_t* scale, int16_t* codes);
+// the scale as f16 bits and n codes: 0 .. 2^bits-1 (8 bits: -127 .. 127 as bytes).
+using QuantizeBlock = void (*)(const float* x, int n, uint16_t* scale, uint8_t* codes);
 
-void QuantizeQ8_0(const float* x, int n, uint16_t* scale, int16_t* codes);
-void QuantizeQ4_0(const float* x, int n, uint16_t* scale, int16_t* codes);
-// Signed scale of least squared error (int_kernels.h, ScaleSearch), then the nearest code.
-void QuantizeSearched4(const float* x, int n, uint16_t* scale, int16_t* codes);
-void QuantizeSearched3(const float* x, int n, uint16_t* scale, int16_t* codes);
+void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
+void QuantizeQ4_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
+// The book, sign and size of the scale with the least squared error, among 8 sizes; then the scale
+// is set once more by least squares for the codes found, and each number takes its nearest level.
+void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes);
+void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes);
+
+extern const IntLevels kLevels8;     // code, signed
+extern const IntLevels kLevelsQ4_0;  // code - 8
+extern const IntLevels kLevelsSearched4;
+extern const IntLevels kLevelsSearched3;
 
 struct IntFormat {
-  int bits;       // 3, 4 or 8
+  const IntLevels* levels;
   int block;      // channels per scale, a multiple of 32; 0: one scale per row
   bool hadamard;  // store vectors after HadamardRows
   QuantizeBlock quantize;

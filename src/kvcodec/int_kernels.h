@@ -1,24 +1,32 @@
 // Pages of small integer codes with 16-bit scales, and the inner loops over them.
 //
-// A stored number is scale * (code - offset). `block` neighbouring channels of one token share a
-// scale (32 channels, or the whole head). Codes have 3, 4 or 8 bits (8-bit codes are signed and
-// have offset 0).
+// A stored number is scale * level. `block` neighbouring channels of one token share a scale (32
+// channels, or the whole head). 8-bit codes are signed and are their own level. Codes of 3 and 4
+// bits choose a level from a short list (IntLevels), so grids need not be uniform; a list may come
+// in several *books*, and the low bits of the scale's f16 pattern say which one a row uses.
 //
-// Both scoring and accumulation are sums of code * weight over one axis (*inner*: channels for
+// Both scoring and accumulation are sums of level * weight over one axis (*inner*: channels for
 // keys, tokens for values) for every place on the other (*lanes*: tokens for keys, channels for
-// values). So one tile serves both: 16 lanes x `group` inner places, and a 16-bit multiply-add of
-// two neighbouring inner places per 32-bit lane (vpdpwssd, pmaddwd). Queries, and weights times
-// scales, are rounded to 16 bits relative to their largest magnitude; sums are exact integers, so
-// all CPU levels agree.
+// values). So one tile serves both: 16 lanes x `group` inner places, with the bytes of four
+// neighbouring inner places side by side for byte dot products (vpdpbusd, pmaddubsw).
 //
-// Page: f16 scales [n_blocks][128 tokens], then tiles [n_inner / group][n_lanes / 16]. In a tile,
-// j = 2 * lane + (inner & 1) and s = inner / 2:
-//   4 bits, group 8:  16-bit words w[32]; code = (w[j] >> 4s) & 15                       64 bytes
-//   8 bits, group 8:  bytes b[4][32]; code = b[s][j], signed                             128 bytes
-//   3 bits, group 16: words w[32], bytes h[32]; code = ((w[j] >> 2s) & 3) | ((h[j] >> s) & 1) << 2
-//                                                                                        96 bytes
+// Queries are rounded to 15 bits and a sign relative to their largest magnitude. Weights times
+// scales are rounded relative to the largest of the page: to 15 bits for 8-bit codes; to 8 bits for
+// 3- and 4-bit codes, up or down by a threshold that depends on the place of the token (a Weyl
+// sequence of the golden ratio), so that a tail of small weights keeps its sum. Where few tokens of
+// a page carry most of a weight that matters (NeedsRest), the codes are summed a second time with
+// what rounding left. All sums are exact integers and all rounding is the same everywhere: CPU
+// levels agree.
+//
+// Page: f16 scales [n_blocks][128 tokens], then tiles [n_inner / group][n_lanes / 16]. Byte 4 l + b
+// of 64 bytes belongs to lane l and to inner places 4 s + b:
+//   4 bits, group 8:  code = (w[4l + b] >> 4s) & 15, s < 2                               64 bytes
+//   8 bits, group 8:  code = w[64 s + 4l + b], signed, s < 2                            128 bytes
+//   3 bits, group 16: w[64], h[32]; code = ((w[4l + b] >> 2s) & 3) | bit << 2, s < 4     96 bytes
+//                     bit = (h[4 (l & 7) + b] >> (s + 4 (l >> 3))) & 1
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -27,14 +35,23 @@
 
 namespace phasor {
 
+// Largest magnitude of a level, so that products of two bytes fit 16-bit sums.
+inline constexpr int kMaxLevel = 63;
+
+struct IntLevels {
+  int bits;          // 3, 4 or 8
+  int book_bits;     // 0, or log2 of the number of books: bits + book_bits <= 5
+  int8_t level[32];  // [book << bits | code], each book ascending; unused for 8 bits
+};
+
 struct IntPageShape {
-  IntPageShape(KvRole role, int head_dim, int bits, int block);
+  IntPageShape(KvRole role, int head_dim, const IntLevels* levels, int block);
 
   KvRole role;
   int head_dim;
   int bits;
+  const IntLevels* levels;
   int block;     // channels per scale; head_dim for one scale per row
-  int offset;    // 2^(bits-1), or 0 for 8 bits
   int n_blocks;  // scales per token
   int group;     // inner places per tile
   int n_inner;   // padded to a multiple of group
@@ -44,17 +61,18 @@ struct IntPageShape {
   std::size_t page_bytes;
 };
 
-// codes[s][j] as above, as plain numbers 0 .. 2^bits-1 (8 bits: -128 .. 127).
-inline constexpr int kMaxTileSteps = 8;
-void PackTile(int bits, const int16_t (*codes)[32], std::byte* tile);
-void UnpackTile(int bits, const std::byte* tile, int16_t (*codes)[32]);
+// word[s][l]: the codes of inner places 4 s .. 4 s + 3 of lane l, one per byte, lowest first.
+inline constexpr int kMaxTileSteps = 4;
+void PackTile(int bits, const uint32_t (*word)[16], std::byte* tile);
+void UnpackTile(int bits, const std::byte* tile, uint32_t (*word)[16]);
 
 struct IntScoreArgs {
   const IntPageShape* shape;
   const std::byte* page;
-  const int16_t* q;       // [g, n_inner], zero where padded
+  const int16_t* q;       // [g, n_inner], zero where padded, |q| <= kQueryLevels
+  const int8_t* q_bytes;  // [g, n_inner / 4, 2, 4]: q = 128 * [0] + [1]
   const float* q_step;    // [g]: query = q_step * q
-  const int32_t* q_bias;  // [g, n_blocks]: offset * sum of q over the block
+  const int32_t* q_sum;   // [g, n_blocks]: sum of q over the block
   int g;
   int n_tokens;
   float* score_GT;
@@ -69,12 +87,19 @@ struct IntAccumulateArgs {
   float* out_GD;
 };
 
-// Finds the scale with the least squared error for n numbers on the grid -half .. half-1, among 8
-// step sizes of either sign: magnitude max|x| * (first + i * step) / half, rounded to f16.
-struct ScaleSearch {
-  int half;  // 8 for 4 bits, 4 for 3 bits
-  float first;
-  float step;
+// Squared errors of one row on the grids of all books, in levels.
+// nearest[b][i]: the level of book b nearest to i (i & 127 as a signed number of 7 bits).
+inline constexpr int kSearchSteps = 8;
+inline constexpr int kMaxBooks = 4;
+struct IntSearchArgs {
+  const float* x;  // n finite numbers, zero padded to a multiple of 16
+  int n;
+  int n_books;
+  const int8_t (*nearest)[128];
+  const float* inverse;  // [kSearchSteps]: levels per unit; |x * inverse| <= 127
+  // error[i][2 * b + sign]: of book b (mirrored where sign is 1) at inverse[i]; x * inverse is
+  // rounded to an integer first.
+  int32_t (*error)[2 * kMaxBooks];
 };
 
 struct IntKernels {
@@ -82,8 +107,8 @@ struct IntKernels {
   void (*score)(const IntScoreArgs& args);
   // Values.
   void (*accumulate)(const IntAccumulateArgs& args);
-  // x: n finite numbers, zero padded to a multiple of 16. Returns the scale, a number f16 can hold.
-  float (*search_scale)(const ScaleSearch& search, const float* x, int n);
+  void (*decode)(const IntPageShape& shape, const std::byte* page, int n_tokens, float* x_TD);
+  void (*search)(const IntSearchArgs& args);
 };
 
 const IntKernels& GetIntKernels(CpuLevel level);
@@ -91,8 +116,31 @@ const IntKernels& GetIntKernels(CpuLevel level);
 const IntKernels* IntKernelsAvx2();
 const IntKernels* IntKernelsAvx512();
 
-// Weights below this are treated as zero, so that 1 / largest weight stays finite.
+// Largest weights below this are treated as zero, so that their inverse stays finite.
 inline constexpr float kSmallestWeight = 1e-30f;
-inline constexpr int kWeightLevels = 32767;
+inline constexpr int kQueryLevels = 127 * 128;
+inline constexpr int kWeightLevels = 32767;    // for 8-bit codes
+inline constexpr int kByteWeightLevels = 255;  // for 3- and 4-bit codes
+
+// Rounding weights to 8 bits adds 128 / 6 * (largest / 255)^2 at most, on average over where they
+// fall, to the sum of their squares times the squared error of the codes, 0.0062 for 4 bits and
+// 0.025 for 3. Beyond 2 % (0.5 %) of that the rest counts, but only where the page has weights of
+// 1/16 and more: callers pass exp(score - running maximum), so others hardly add to the result.
+inline bool MayNeedRest(float largest_product, float largest_scale) {
+  return 16 * largest_product >= largest_scale;
+}
+inline bool NeedsRest(float largest_product, float sum_of_squares) {
+  return sum_of_squares < 2.6f * (largest_product * largest_product);
+}
+
+// Thresholds in [0, 1) of kPageTokens tokens for one head of one page.
+inline constexpr int kThresholdPhases = 64;
+extern const std::array<float, kPageTokens + kThresholdPhases> kThresholds;
+// Pages and heads start at different places, so that what recurs every 128 tokens averages out.
+inline const float* Thresholds(const uint16_t* scales, int head) {
+  const uint32_t mixed = (scales[0] + 7u * scales[1]) * 0x9e3779b1u;
+  return kThresholds.data() +
+         (((mixed >> 26) + 11u * static_cast<uint32_t>(head)) % kThresholdPhases);
+}
 
 }  // namespace phasor

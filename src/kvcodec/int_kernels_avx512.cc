@@ -1,5 +1,5 @@
-// AVX-512 VNNI: one vpdpwssd per 16 lanes, two inner places and query. Four queries and 64 lanes
-// keep 16 accumulators in registers; unpacked codes serve all queries.
+// AVX-512 VNNI and VBMI: vpermb turns 64 codes into levels, one vpdpbusd multiplies them by the
+// bytes of four inner places for 16 lanes. Levels are looked up once for all queries.
 #include "kvcodec/int_kernels.h"
 
 #if defined(__x86_64__)
@@ -11,185 +11,587 @@
 #include <immintrin.h>
 
 #include "simd/target.h"
-#include "tensor/half.h"
+
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("unroll")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace {
 
-inline float RoundToF16(float x) {
-  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT)));
+#define PHASOR_INLINE inline __attribute__((always_inline))
+
+// What vpermb looks up: levels of all books, then their mirror images.
+PHASOR_INLINE __m512i SignedLevels(const IntLevels& levels) {
+  const __m256i plus = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(levels.level));
+  const __m256i minus = _mm256_sub_epi8(_mm256_setzero_si256(), plus);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(plus), minus, 1);
 }
 
-#include "kvcodec/int_kernels-inl.h"
+// The upper bits of a table index from f16 scales: sign, then book.
+PHASOR_INLINE __m512i Selector16(__m512i scale, const IntLevels& levels) {
+  const __m512i sign = _mm512_and_si512(_mm512_srli_epi16(scale, 10), _mm512_set1_epi16(0x20));
+  const __m512i book =
+      _mm512_and_si512(scale, _mm512_set1_epi16(static_cast<int16_t>((1 << levels.book_bits) - 1)));
+  return _mm512_or_si512(sign, _mm512_sll_epi16(book, _mm_cvtsi32_si128(levels.bits)));
+}
 
-// The packed bits of 16 lanes x group inner places, and the 16-bit codes of step s.
+PHASOR_INLINE __m512 LoadAbsF16(const uint16_t* p) {
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_cvtph_ps(_mm256_and_si256(h, _mm256_set1_epi16(0x7fff)));
+}
+
+// The packed bits of 16 lanes x group inner places. Levels(s, selector, table): the bytes of step
+// s; selector: upper bits of the index for each byte.
 template <int BITS>
 struct Tile;
 
 template <>
 struct Tile<4> {
-  static constexpr int kBytes = 64, kSteps = 4;
-  __m512i word;
-  void Load(const std::byte* p) { word = _mm512_loadu_si512(p); }
-  __m512i Codes(int s) const {
-    const __m512i shifted = s == 0 ? word : _mm512_srli_epi16(word, 4 * s);
-    return s == 3 ? shifted : _mm512_and_si512(shifted, _mm512_set1_epi16(15));
+  static constexpr int kBytes = 64, kSteps = 2;
+  __m512i byte;
+  PHASOR_INLINE void Load(const std::byte* p) { byte = _mm512_loadu_si512(p); }
+  PHASOR_INLINE __m512i Levels(int s, __m512i selector, __m512i table) const {
+    const __m512i shifted = s == 0 ? byte : _mm512_srli_epi16(byte, 4);
+    const __m512i index = _mm512_ternarylogic_epi32(shifted, _mm512_set1_epi8(15), selector, 0xea);
+    return _mm512_permutexvar_epi8(index, table);
   }
 };
 
 template <>
 struct Tile<8> {
-  static constexpr int kBytes = 128, kSteps = 4;
+  static constexpr int kBytes = 128, kSteps = 2;
   const std::byte* bytes;
-  void Load(const std::byte* p) { bytes = p; }
-  __m512i Codes(int s) const {
-    return _mm512_cvtepi8_epi16(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + 32 * s)));
+  PHASOR_INLINE void Load(const std::byte* p) { bytes = p; }
+  PHASOR_INLINE __m512i Levels(int s, __m512i, __m512i) const {
+    return _mm512_loadu_si512(bytes + 64 * s);
   }
 };
 
 template <>
 struct Tile<3> {
-  static constexpr int kBytes = 96, kSteps = 8;
+  static constexpr int kBytes = 96, kSteps = 4;
   __m512i low, high;
-  void Load(const std::byte* p) {
+  PHASOR_INLINE void Load(const std::byte* p) {
     low = _mm512_loadu_si512(p);
-    high = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64)));
+    high = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64)));
   }
-  __m512i Codes(int s) const {
+  PHASOR_INLINE __m512i Levels(int s, __m512i selector, __m512i table) const {
     const __m512i a = s == 0 ? low : _mm512_srli_epi16(low, 2 * s);
-    const __m512i b = s < 2 ? _mm512_slli_epi16(high, 2 - s) : _mm512_srli_epi16(high, s - 2);
-    // (3 & a) | (~3 & b), then the bits above the code are cut.
-    const __m512i both = _mm512_ternarylogic_epi32(_mm512_set1_epi16(3), a, b, 0xca);
-    return _mm512_and_si512(both, _mm512_set1_epi16(7));
+    // Bit s (lanes 8 and up: s + 4) comes to bit 2.
+    const int64_t down = (s - 2) & 63, up = s + 2;
+    const __m512i b =
+        _mm512_rorv_epi64(high, _mm512_setr_epi64(down, down, down, down, up, up, up, up));
+    const __m512i code = _mm512_ternarylogic_epi32(_mm512_set1_epi8(3), a, b, 0xca);
+    const __m512i index = _mm512_ternarylogic_epi32(code, _mm512_set1_epi8(7), selector, 0xea);
+    return _mm512_permutexvar_epi8(index, table);
   }
 };
 
-inline __m512i WeightPair(const int16_t* w) {
-  int32_t pair;
-  __builtin_memcpy(&pair, w, sizeof(pair));
-  return _mm512_set1_epi32(pair);
+PHASOR_INLINE __m512i Broadcast4(const void* p) {
+  int32_t x;
+  __builtin_memcpy(&x, p, sizeof(x));
+  return _mm512_set1_epi32(x);
 }
 
-inline __m512 LoadF16(const uint16_t* p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-
-inline __mmask16 TailMask(int n) {
+PHASOR_INLINE __mmask16 TailMask(int n) {
+  if (n <= 0) return 0;
   return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1);
 }
 
-struct Avx512 {
-  static constexpr int kMaxLaneBlocks = 4;
+// ---- Keys ----
 
-  template <int BITS, int G, int NB>
-  static inline __attribute__((always_inline)) void Dot(const IntPageShape& shape,
-                                                        const std::byte* page, int lane, int first,
-                                                        int end, uint64_t groups, const int16_t* w,
-                                                        int w_stride, __m512i (*acc)[NB]) {
-    using T = Tile<BITS>;
-    const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
-    const std::byte* codes = page + shape.codes_at + lane * T::kBytes + first * row_bytes;
-    w += first * (2 * T::kSteps);
-    for (int i = 0; i < G; ++i) {
-      for (int n = 0; n < NB; ++n) acc[i][n] = _mm512_setzero_si512();
+// G queries from `head`, NB blocks of 16 tokens from lane block `lane`.
+template <int BITS, int G, int NB>
+void ScoreLanes(const IntScoreArgs& a, int head, int lane) {
+  using T = Tile<BITS>;
+  const IntPageShape& shape = *a.shape;
+  const int n_rows = shape.n_inner / shape.group, rows_per_block = shape.block / shape.group;
+  const auto* scales = reinterpret_cast<const uint16_t*>(a.page);
+  const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
+  // Levels become unsigned: 64 (8 bits: 128) is added here and taken from the sum.
+  const __m512i table = _mm512_add_epi8(SignedLevels(*shape.levels), _mm512_set1_epi8(64));
+  const __m512i spread =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+  constexpr int kOffset = BITS == 8 ? 128 : 64;
+  for (int b = 0; b < shape.n_blocks; ++b) {
+    const int begin = b * rows_per_block;
+    const int end = b + 1 == shape.n_blocks ? n_rows : begin + rows_per_block;
+    const uint16_t* scale = scales + b * kPageTokens + 16 * lane;
+    __m512i selector[NB], high[G][NB], low[G][NB];
+    PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+      if (BITS != 8) {
+        const __m512i h = _mm512_cvtepu16_epi32(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scale + 16 * n)));
+        selector[n] = _mm512_shuffle_epi8(Selector16(h, *shape.levels), spread);
+      }
+      PHASOR_UNROLL for (int i = 0; i < G; ++i) { high[i][n] = low[i][n] = _mm512_setzero_si512(); }
     }
-    for (int row = 0; row < end - first; ++row, codes += row_bytes, w += 2 * T::kSteps) {
-      if ((groups >> (row & 63) & 1) == 0) continue;
+    const std::byte* codes = a.page + shape.codes_at + begin * row_bytes + lane * T::kBytes;
+    const int8_t* q = a.q_bytes + 2 * (head * shape.n_inner + begin * shape.group);
+    for (int row = begin; row < end; ++row, codes += row_bytes) {
       T tile[NB];
-      for (int n = 0; n < NB; ++n) tile[n].Load(codes + n * T::kBytes);
-      for (int s = 0; s < T::kSteps; ++s) {
-        __m512i c[NB];
-        for (int n = 0; n < NB; ++n) c[n] = tile[n].Codes(s);
-        for (int i = 0; i < G; ++i) {
-          const __m512i pair = WeightPair(w + i * w_stride + 2 * s);
-          for (int n = 0; n < NB; ++n) acc[i][n] = _mm512_dpwssd_epi32(acc[i][n], c[n], pair);
+      PHASOR_UNROLL for (int n = 0; n < NB; ++n) tile[n].Load(codes + n * T::kBytes);
+      PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, q += 8) {
+        __m512i level[NB];
+        PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+          level[n] = tile[n].Levels(s, selector[n], table);
+          if (BITS == 8) level[n] = _mm512_xor_si512(level[n], _mm512_set1_epi8(-128));
+        }
+        PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+          const __m512i qh = Broadcast4(q + 2 * i * shape.n_inner);
+          const __m512i ql = Broadcast4(q + 2 * i * shape.n_inner + 4);
+          PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+            high[i][n] = _mm512_dpbusd_epi32(high[i][n], level[n], qh);
+            low[i][n] = _mm512_dpbusd_epi32(low[i][n], level[n], ql);
+          }
         }
       }
     }
-  }
-
-  template <int BITS, int G, int NB>
-  static void ScoreLanes(const IntScoreArgs& a, int head, int lane) {
-    const IntPageShape& shape = *a.shape;
-    const int n_rows = shape.n_inner / shape.group, rows_per_block = shape.block / shape.group;
-    const auto* scales = reinterpret_cast<const uint16_t*>(a.page);
-    __m512i acc[G][NB];
-    for (int b = 0; b < shape.n_blocks; ++b) {
-      const int end = b + 1 == shape.n_blocks ? n_rows : (b + 1) * rows_per_block;
-      Dot<BITS, G, NB>(shape, a.page, lane, b * rows_per_block, end, ~0ull,
-                       a.q + head * shape.n_inner, shape.n_inner, acc);
-      for (int n = 0; n < NB; ++n) {
-        const int token = 16 * (lane + n);
-        const __m512 scale = LoadF16(scales + b * kPageTokens + token);
-        for (int i = 0; i < G; ++i) {
-          float* score = a.score_GT + (head + i) * kPageTokens + token;
-          const __m512i bias = _mm512_set1_epi32(a.q_bias[(head + i) * shape.n_blocks + b]);
-          const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(acc[i][n], bias));
-          const __m512 f = _mm512_mul_ps(_mm512_set1_ps(a.q_step[head + i]), scale);
-          _mm512_storeu_ps(score, b == 0 ? _mm512_mul_ps(sum, f)
-                                         : _mm512_fmadd_ps(sum, f, _mm512_loadu_ps(score)));
-        }
+    PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+      const __m512 size = LoadAbsF16(scale + 16 * n);
+      PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+        float* score = a.score_GT + (head + i) * kPageTokens + 16 * (lane + n);
+        const int32_t bias = kOffset * a.q_sum[(head + i) * shape.n_blocks + b];
+        __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[i][n], 7), low[i][n]);
+        sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(bias));
+        const __m512 f = _mm512_mul_ps(_mm512_set1_ps(a.q_step[head + i]), size);
+        const __m512 x = _mm512_cvtepi32_ps(sum);
+        _mm512_storeu_ps(
+            score, b == 0 ? _mm512_mul_ps(x, f) : _mm512_fmadd_ps(x, f, _mm512_loadu_ps(score)));
       }
     }
   }
+}
 
-  static uint32_t QuantizeWeights(const float* weight, const uint16_t* scale, int n_tokens,
-                                  int16_t* w, float* step, int32_t* sum) {
-    constexpr int kVectors = kPageTokens / 16;
-    __m512 product[kVectors], largest = _mm512_setzero_ps();
-    for (int v = 0; v < kVectors; ++v) {
-      const __mmask16 m = n_tokens > 16 * v ? TailMask(n_tokens - 16 * v) : 0;
-      product[v] =
-          _mm512_mul_ps(_mm512_maskz_loadu_ps(m, weight + 16 * v), LoadF16(scale + 16 * v));
-      largest = _mm512_max_ps(largest, _mm512_abs_ps(product[v]));
-    }
-    const float top = _mm512_reduce_max_ps(largest);
-    *step = 0;
-    if (!(top >= kSmallestWeight)) {
-      for (int v = 0; v < kVectors; ++v) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(w + 16 * v), _mm256_setzero_si256());
-      }
-      return 0;
-    }
-    *step = top / kWeightLevels;
-    const __m512 inverse = _mm512_set1_ps(kWeightLevels / top);
-    __m512i total = _mm512_setzero_si512();
-    uint32_t octets = 0;
-    for (int v = 0; v < kVectors; ++v) {
-      const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(product[v], inverse));
-      const uint32_t used = _mm512_test_epi32_mask(q, q);
-      octets |= ((used & 0xff) != 0 ? 1u : 0u) << (2 * v) | (used > 0xff ? 2u : 0u) << (2 * v);
-      total = _mm512_add_epi32(total, q);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(w + 16 * v), _mm512_cvtsepi32_epi16(q));
-    }
-    *sum = _mm512_reduce_add_epi32(total);
-    return octets;
-  }
+template <int BITS, int G>
+void ScoreHeads(const IntScoreArgs& a, int head) {
+  constexpr int kBlocks = G <= 2 ? 4 : 2;
+  const int end = (a.n_tokens + 15) / 16;
+  int lane = 0;
+  for (; lane + kBlocks <= end; lane += kBlocks) ScoreLanes<BITS, G, kBlocks>(a, head, lane);
+  for (; lane < end; ++lane) ScoreLanes<BITS, G, 1>(a, head, lane);
+}
 
-  template <int BITS, int G, int NB>
-  static void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& weights, int head,
-                              int lane) {
-    const IntPageShape& shape = *a.shape;
-    __m512i acc[G][NB];
-    Dot<BITS, G, NB>(shape, a.page, lane, 0, kPageTokens / shape.group, weights.groups,
-                     weights.w[0], kPageTokens, acc);
-    for (int i = 0; i < G; ++i) {
-      const __m512 step = _mm512_set1_ps(weights.step[i]);
-      const __m512i bias = _mm512_set1_epi32(weights.bias[i]);
-      for (int n = 0; n < NB; ++n) {
-        const int channel = 16 * (lane + n);
-        float* out = a.out_GD + (head + i) * shape.head_dim + channel;
-        const __mmask16 m = TailMask(shape.head_dim - channel);
-        const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(acc[i][n], bias));
-        _mm512_mask_storeu_ps(out, m, _mm512_fmadd_ps(sum, step, _mm512_maskz_loadu_ps(m, out)));
-      }
-    }
-  }
+template <int BITS>
+void ScoreBits(const IntScoreArgs& a) {
+  int head = 0;
+  for (; head + 4 <= a.g; head += 4) ScoreHeads<BITS, 4>(a, head);
+  if (a.g - head == 3) ScoreHeads<BITS, 3>(a, head);
+  if (a.g - head == 2) ScoreHeads<BITS, 2>(a, head);
+  if (a.g - head == 1) ScoreHeads<BITS, 1>(a, head);
+}
+
+void Score(const IntScoreArgs& a) {
+  if (a.shape->bits == 3) ScoreBits<3>(a);
+  if (a.shape->bits == 4) ScoreBits<4>(a);
+  if (a.shape->bits == 8) ScoreBits<8>(a);
+}
+
+// ---- Values ----
+
+constexpr int kVectors = kPageTokens / 16;
+constexpr int kMaxHeads = 8;
+
+// Rounded weights of up to kMaxHeads heads for one block of channels: w = 256 * high + low (8-bit
+// codes), or low alone; `high` then has what is left in units of 1/255 where `rest` is set.
+struct BlockWeights {
+  alignas(64) uint8_t low[kMaxHeads][kPageTokens];
+  alignas(64) uint8_t high[kMaxHeads][kPageTokens];
+  alignas(64) uint8_t selector[kPageTokens];
+  alignas(64) float scale[kPageTokens];
+  float step[kMaxHeads];
+  float largest[kMaxHeads];  // weight times scale
+  float largest_scale;
+  bool rest[kMaxHeads];
 };
 
-constexpr IntKernels kSet = {Score<Avx512>, Accumulate<Avx512>, SearchScale};
+PHASOR_INLINE void LoadScales(const uint16_t* scales, const IntLevels& levels, BlockWeights* w) {
+  __m512 largest = _mm512_setzero_ps();
+  for (int v = 0; v < kVectors; ++v) {
+    const __m512 scale = LoadAbsF16(scales + 16 * v);
+    _mm512_store_ps(w->scale + 16 * v, scale);
+    largest = _mm512_max_ps(largest, scale);
+  }
+  w->largest_scale = _mm512_reduce_max_ps(largest);
+  for (int v = 0; v < kVectors / 2; ++v) {
+    const __m512i s = Selector16(_mm512_loadu_si512(scales + 32 * v), levels);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(w->selector + 32 * v), _mm512_cvtepi16_epi8(s));
+  }
+}
+
+// The low bytes of 64 numbers of 0 .. 255 in order; larger ones count as 255.
+PHASOR_INLINE __m512i PackBytes(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
+  return _mm512_permutexvar_epi32(order, bytes);
+}
+
+// Returns whether any weight counts.
+template <int BITS>
+PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const float* threshold,
+                                   BlockWeights* w, int i) {
+  __m512 product[kVectors], largest = _mm512_setzero_ps();
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    product[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(TailMask(n_tokens - 16 * v), weight + 16 * v),
+                               _mm512_load_ps(w->scale + 16 * v));
+    largest = _mm512_max_ps(largest, product[v]);
+  }
+  const float top = _mm512_reduce_max_ps(largest);
+  w->step[i] = w->largest[i] = 0;
+  w->rest[i] = false;
+  if (!(top >= kSmallestWeight)) {
+    __builtin_memset(w->low[i], 0, kPageTokens);
+    if (BITS == 8) __builtin_memset(w->high[i], 0, kPageTokens);
+    return false;
+  }
+  constexpr float kLevels = BITS == 8 ? kWeightLevels : kByteWeightLevels;
+  const __m512 inverse = _mm512_set1_ps(kLevels / top);
+  w->step[i] = top / kLevels;
+  w->largest[i] = top;
+  if (BITS != 8 && MayNeedRest(top, w->largest_scale)) {
+    __m512 squares = _mm512_setzero_ps();
+    for (const __m512& p : product) squares = _mm512_fmadd_ps(p, p, squares);
+    w->rest[i] = NeedsRest(top, _mm512_reduce_add_ps(squares));
+  }
+  __m512i q[kVectors];
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    q[v] = BITS == 8 ? _mm512_cvtps_epi32(_mm512_mul_ps(product[v], inverse))
+                     : _mm512_cvttps_epi32(_mm512_fmadd_ps(product[v], inverse,
+                                                           _mm512_loadu_ps(threshold + 16 * v)));
+  }
+  for (int h = 0; h < 2; ++h) {
+    const __m512i* p = q + 4 * h;
+    if (BITS == 8) {
+      const __m512i byte = _mm512_set1_epi32(255);
+      _mm512_store_si512(w->high[i] + 64 * h,
+                         PackBytes(_mm512_srli_epi32(p[0], 8), _mm512_srli_epi32(p[1], 8),
+                                   _mm512_srli_epi32(p[2], 8), _mm512_srli_epi32(p[3], 8)));
+      _mm512_store_si512(w->low[i] + 64 * h,
+                         PackBytes(_mm512_and_si512(p[0], byte), _mm512_and_si512(p[1], byte),
+                                   _mm512_and_si512(p[2], byte), _mm512_and_si512(p[3], byte)));
+    } else {
+      _mm512_store_si512(w->low[i] + 64 * h, PackBytes(p[0], p[1], p[2], p[3]));
+    }
+  }
+  return true;
+}
+
+// Where head i needs it, its weights again: whole units in `low`, what is left in `high`.
+void SplitWeights(const float* weight, int n_tokens, const float* threshold, BlockWeights* w,
+                  int i) {
+  if (!w->rest[i]) {
+    __builtin_memset(w->high[i], 0, kPageTokens);
+    return;
+  }
+  const __m512 inverse = _mm512_set1_ps(kByteWeightLevels / w->largest[i]);
+  const __m512 fine = _mm512_mul_ps(inverse, _mm512_set1_ps(255.0f));
+  const __m512 step = _mm512_set1_ps(w->step[i]);
+  for (int v = 0; v < kVectors; v += 4) {
+    __m512i whole[4], left[4];
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
+      const int t = 16 * (v + j);
+      const __m512 p = _mm512_mul_ps(_mm512_maskz_loadu_ps(TailMask(n_tokens - t), weight + t),
+                                     _mm512_load_ps(w->scale + t));
+      whole[j] =
+          _mm512_min_epi32(_mm512_cvttps_epi32(_mm512_mul_ps(p, inverse)), _mm512_set1_epi32(255));
+      const __m512 rest = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(whole[j]), step, p);
+      left[j] = _mm512_cvttps_epi32(_mm512_fmadd_ps(rest, fine, _mm512_loadu_ps(threshold + t)));
+    }
+    _mm512_store_si512(w->low[i] + 16 * v, PackBytes(whole[0], whole[1], whole[2], whole[3]));
+    _mm512_store_si512(w->high[i] + 16 * v, PackBytes(left[0], left[1], left[2], left[3]));
+  }
+}
+
+// G outputs from `head`, whose weights start at `slot`; NB blocks of 16 channels.
+template <int BITS, int G, int NB>
+void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head, int slot,
+                     int lane) {
+  using T = Tile<BITS>;
+  constexpr int kPlanes = BITS == 8 ? 2 : 1;
+  const IntPageShape& shape = *a.shape;
+  const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
+  const std::byte* codes = a.page + shape.codes_at + lane * T::kBytes;
+  const __m512i table = SignedLevels(*shape.levels);
+  const int n_rows = (a.n_tokens + 4 * T::kSteps - 1) / (4 * T::kSteps);
+  __m512i acc[G][NB][kPlanes];
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+      PHASOR_UNROLL for (int p = 0; p < kPlanes; ++p) acc[i][n][p] = _mm512_setzero_si512();
+    }
+  }
+  int t = 0;
+  for (int row = 0; row < n_rows; ++row, codes += row_bytes) {
+    T tile[NB];
+    PHASOR_UNROLL for (int n = 0; n < NB; ++n) tile[n].Load(codes + n * T::kBytes);
+    PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, t += 4) {
+      const __m512i selector = Broadcast4(w.selector + t);
+      __m512i level[NB];
+      PHASOR_UNROLL for (int n = 0; n < NB; ++n) { level[n] = tile[n].Levels(s, selector, table); }
+      PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+        const __m512i low = Broadcast4(w.low[slot + i] + t);
+        PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+          acc[i][n][0] = _mm512_dpbusd_epi32(acc[i][n][0], low, level[n]);
+        }
+        if constexpr (kPlanes == 2) {
+          const __m512i high = Broadcast4(w.high[slot + i] + t);
+          PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+            acc[i][n][1] = _mm512_dpbusd_epi32(acc[i][n][1], high, level[n]);
+          }
+        }
+      }
+    }
+  }
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    const __m512 step = _mm512_set1_ps(w.step[slot + i]);
+    PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+      const int channel = 16 * (lane + n);
+      float* out = a.out_GD + (head + i) * shape.head_dim + channel;
+      const __mmask16 m = TailMask(shape.head_dim - channel);
+      __m512i sum = acc[i][n][0];
+      if constexpr (kPlanes == 2) {
+        sum = _mm512_add_epi32(sum, _mm512_slli_epi32(acc[i][n][1], 8));
+      }
+      _mm512_mask_storeu_ps(
+          out, m, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), step, _mm512_maskz_loadu_ps(m, out)));
+    }
+  }
+}
+
+template <int BITS, int G>
+void AccumulateHeads(const IntAccumulateArgs& a, const BlockWeights& w, int head, int slot,
+                     int lane, int end) {
+  // Accumulators, levels and constants stay in 32 registers.
+  constexpr int kBlocks = BITS == 8 || G > 5 ? 2 : 4;
+  for (; lane + kBlocks <= end; lane += kBlocks) {
+    AccumulateLanes<BITS, G, kBlocks>(a, w, head, slot, lane);
+  }
+  if (kBlocks > 2 && lane + 2 <= end) {
+    AccumulateLanes<BITS, G, 2>(a, w, head, slot, lane);
+    lane += 2;
+  }
+  for (; lane < end; ++lane) AccumulateLanes<BITS, G, 1>(a, w, head, slot, lane);
+}
+
+// Lane blocks [lane, end) of the n <= kMaxHeads heads from `first`.
+template <int BITS>
+void AccumulateChunk(const IntAccumulateArgs& a, const BlockWeights& w, int first, int n, int lane,
+                     int end) {
+  int i = 0;
+  if constexpr (BITS != 8) {
+    if (n == 8) AccumulateHeads<BITS, 8>(a, w, first, 0, lane, end);
+    if (n == 7) AccumulateHeads<BITS, 7>(a, w, first, 0, lane, end);
+    if (n == 6) AccumulateHeads<BITS, 6>(a, w, first, 0, lane, end);
+    if (n == 5) AccumulateHeads<BITS, 5>(a, w, first, 0, lane, end);
+    if (n >= 5) return;
+  }
+  for (; i + 4 <= n; i += 4) AccumulateHeads<BITS, 4>(a, w, first + i, i, lane, end);
+  if (n - i == 3) AccumulateHeads<BITS, 3>(a, w, first + i, i, lane, end);
+  if (n - i == 2) AccumulateHeads<BITS, 2>(a, w, first + i, i, lane, end);
+  if (n - i == 1) AccumulateHeads<BITS, 1>(a, w, first + i, i, lane, end);
+}
+
+template <int BITS>
+void AccumulateBits(const IntAccumulateArgs& a) {
+  const IntPageShape& shape = *a.shape;
+  const auto* scales = reinterpret_cast<const uint16_t*>(a.page);
+  BlockWeights w;
+  for (int b = 0; b < shape.n_blocks; ++b) {
+    const uint16_t* scale = scales + b * kPageTokens;
+    LoadScales(scale, *shape.levels, &w);
+    const int lane = b * shape.block / 16;
+    const int end = b + 1 == shape.n_blocks ? shape.n_lanes / 16 : (b + 1) * shape.block / 16;
+    for (int first = 0; first < a.g; first += kMaxHeads) {
+      const int n = a.g - first < kMaxHeads ? a.g - first : kMaxHeads;
+      bool any = false, rest = false;
+      for (int i = 0; i < n; ++i) {
+        any |= QuantizeWeights<BITS>(a.weight_GT + (first + i) * kPageTokens, a.n_tokens,
+                                     Thresholds(scale, first + i), &w, i);
+        rest |= w.rest[i];
+      }
+      if (!any) continue;
+      if (BITS != 8 && rest) {
+        for (int i = 0; i < n; ++i) {
+          SplitWeights(a.weight_GT + (first + i) * kPageTokens, a.n_tokens,
+                       Thresholds(scale, first + i), &w, i);
+        }
+      }
+      AccumulateChunk<BITS>(a, w, first, n, lane, end);
+      if (BITS != 8 && rest) {
+        __builtin_memcpy(w.low, w.high, static_cast<std::size_t>(n) * kPageTokens);
+        for (int i = 0; i < n; ++i) w.step[i] /= 255;
+        AccumulateChunk<BITS>(a, w, first, n, lane, end);
+      }
+    }
+  }
+}
+
+void Accumulate(const IntAccumulateArgs& a) {
+  if (a.shape->bits == 3) AccumulateBits<3>(a);
+  if (a.shape->bits == 4) AccumulateBits<4>(a);
+  if (a.shape->bits == 8) AccumulateBits<8>(a);
+}
+
+// ---- Decoding ----
+
+template <int BITS>
+void DecodeValues(const IntPageShape& shape, const std::byte* page, int n_tokens, float* x_TD) {
+  using T = Tile<BITS>;
+  const auto* scales = reinterpret_cast<const uint16_t*>(page);
+  const int n_lane_blocks = shape.n_lanes / 16;
+  const __m512i table = SignedLevels(*shape.levels);
+  BlockWeights w;
+  for (int b = 0; b < shape.n_blocks; ++b) {
+    LoadScales(scales + b * kPageTokens, *shape.levels, &w);
+    const int begin = b * shape.block / 16;
+    const int end = b + 1 == shape.n_blocks ? n_lane_blocks : (b + 1) * shape.block / 16;
+    for (int row = 0; row * 4 * T::kSteps < n_tokens; ++row) {
+      for (int lane = begin; lane < end; ++lane) {
+        T tile;
+        tile.Load(page + shape.codes_at + (row * n_lane_blocks + lane) * T::kBytes);
+        const __mmask16 m = TailMask(shape.head_dim - 16 * lane);
+        PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s) {
+          const int t = (row * T::kSteps + s) * 4;
+          const __m512i level = tile.Levels(s, Broadcast4(w.selector + t), table);
+          PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
+            const __m512i l =
+                _mm512_srai_epi32(i == 3 ? level : _mm512_slli_epi32(level, 24 - 8 * i), 24);
+            const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(l), _mm512_set1_ps(w.scale[t + i]));
+            if (t + i < n_tokens) {
+              _mm512_mask_storeu_ps(x_TD + (t + i) * shape.head_dim + 16 * lane, m, x);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Sixteen channels of sixteen tokens from four step vectors (dword: token, byte: channel).
+PHASOR_INLINE void StoreKeys(const __m512i* level, const float* scale, int n_tokens, __mmask16 m,
+                             int head_dim, float* x_TD) {
+  const __m512i a = _mm512_unpacklo_epi32(level[0], level[1]);
+  const __m512i b = _mm512_unpackhi_epi32(level[0], level[1]);
+  const __m512i c = _mm512_unpacklo_epi32(level[2], level[3]);
+  const __m512i d = _mm512_unpackhi_epi32(level[2], level[3]);
+  // Each 128-bit lane of row[j]: the channels of token 4 * lane + j.
+  const __m512i row[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c),
+                          _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)};
+  PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
+    const __m128i bytes[4] = {_mm512_castsi512_si128(row[j]), _mm512_extracti32x4_epi32(row[j], 1),
+                              _mm512_extracti32x4_epi32(row[j], 2),
+                              _mm512_extracti32x4_epi32(row[j], 3)};
+    PHASOR_UNROLL for (int k = 0; k < 4; ++k) {
+      const int t = 4 * k + j;
+      if (t >= n_tokens) continue;
+      const __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes[k]));
+      _mm512_mask_storeu_ps(x_TD + t * head_dim, m, _mm512_mul_ps(x, _mm512_set1_ps(scale[t])));
+    }
+  }
+}
+
+template <int BITS>
+void DecodeKeys(const IntPageShape& shape, const std::byte* page, int n_tokens, float* x_TD) {
+  using T = Tile<BITS>;
+  constexpr int kTiles = 4 / T::kSteps;  // 16 channels
+  const auto* scales = reinterpret_cast<const uint16_t*>(page);
+  const int n_rows = shape.n_inner / shape.group, n_lane_blocks = shape.n_lanes / 16;
+  const __m512i table = SignedLevels(*shape.levels);
+  const __m512i spread =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+  for (int c = 0; c < shape.head_dim; c += 16) {
+    const int b = c / shape.block, row = c / shape.group;
+    const __mmask16 m = TailMask(shape.head_dim - c);
+    for (int t = 0; t < n_tokens; t += 16) {
+      const uint16_t* scale = scales + b * kPageTokens + t;
+      alignas(64) float size[16];
+      _mm512_store_ps(size, LoadAbsF16(scale));
+      const __m512i h =
+          _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scale)));
+      const __m512i selector = _mm512_shuffle_epi8(Selector16(h, *shape.levels), spread);
+      __m512i level[4];
+      PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+        T tile;  // past the last row of tiles the last repeats; its channels are masked
+        const int r = row + i < n_rows ? row + i : n_rows - 1;
+        tile.Load(page + shape.codes_at + (r * n_lane_blocks + t / 16) * T::kBytes);
+        PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s) {
+          level[i * T::kSteps + s] = tile.Levels(s, selector, table);
+        }
+      }
+      StoreKeys(level, size, n_tokens - t, m, shape.head_dim, x_TD + t * shape.head_dim + c);
+    }
+  }
+}
+
+template <int BITS>
+void DecodeBits(const IntPageShape& shape, const std::byte* page, int n_tokens, float* x_TD) {
+  const bool key = shape.role == KvRole::kKey;
+  (key ? DecodeKeys<BITS> : DecodeValues<BITS>)(shape, page, n_tokens, x_TD);
+}
+
+void Decode(const IntPageShape& shape, const std::byte* page, int n_tokens, float* x_TD) {
+  if (shape.bits == 3) DecodeBits<3>(shape, page, n_tokens, x_TD);
+  if (shape.bits == 4) DecodeBits<4>(shape, page, n_tokens, x_TD);
+  if (shape.bits == 8) DecodeBits<8>(shape, page, n_tokens, x_TD);
+}
+
+// ---- Search ----
+
+// Sums of eight vectors.
+PHASOR_INLINE void StoreSums(const __m512i* v, int32_t* out) {
+  __m256i h[8];
+  PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+    h[i] = _mm256_add_epi32(_mm512_castsi512_si256(v[i]), _mm512_extracti64x4_epi64(v[i], 1));
+  }
+  const __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(h[0], h[1]), _mm256_hadd_epi32(h[2], h[3]));
+  const __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(h[4], h[5]), _mm256_hadd_epi32(h[6], h[7]));
+  const __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                                       _mm256_permute2x128_si256(a, b, 0x31));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), sum);
+}
+
+void Search(const IntSearchArgs& a) {
+  const int n_padded = (64 - a.n % 64) % 64;  // zeros, each counted with its nearest level
+  for (int step = 0; step < kSearchSteps; ++step) {
+    const __m512 inverse = _mm512_set1_ps(a.inverse[step]);
+    __m512i sum[2 * kMaxBooks];
+    PHASOR_UNROLL for (int v = 0; v < 2 * kMaxBooks; ++v) sum[v] = _mm512_setzero_si512();
+    for (int first = 0; first < a.n; first += 64) {
+      __m512i x[4];
+      PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
+        const int at = first + 16 * i;
+        const __m512 y = _mm512_maskz_loadu_ps(TailMask(a.n - at), a.x + (at < a.n ? at : 0));
+        x[i] = _mm512_cvtps_epi32(_mm512_mul_ps(y, inverse));
+      }
+      // The order of the bytes does not matter.
+      const __m512i plus =
+          _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+      const __m512i minus = _mm512_sub_epi8(_mm512_setzero_si512(), plus);
+      PHASOR_UNROLL for (int v = 0; v < 2 * kMaxBooks; ++v) {
+        if (v >= 2 * a.n_books) break;
+        const int8_t* nearest = a.nearest[v / 2];
+        const __m512i y = v % 2 == 0 ? plus : minus;
+        const __m512i place =
+            _mm512_max_epi8(_mm512_min_epi8(y, _mm512_set1_epi8(63)), _mm512_set1_epi8(-64));
+        const __m512i level = _mm512_permutex2var_epi8(_mm512_loadu_si512(nearest), place,
+                                                       _mm512_loadu_si512(nearest + 64));
+        const __m512i e = _mm512_abs_epi8(_mm512_sub_epi8(y, level));
+        sum[v] = _mm512_dpbusd_epi32(sum[v], e, e);
+      }
+    }
+    StoreSums(sum, a.error[step]);
+    for (int v = 0; v < 2 * a.n_books; ++v) {
+      a.error[step][v] -= n_padded * a.nearest[v / 2][0] * a.nearest[v / 2][0];
+    }
+  }
+}
+
+constexpr IntKernels kSet = {Score, Accumulate, Decode, Search};
+
+#undef PHASOR_INLINE
 
 }  // namespace
 }  // namespace phasor

@@ -1,14 +1,18 @@
 // Time per token of scoring and accumulating, codes in the L2 cache: 16 pages one after the other.
 //
-// Read `ns_per_token`: time per cached token and KV head, for all g query heads together.
+// Read `ns_per_token`: time per cached token and KV head, for all g query heads together. Names end
+// in D (head size), g (query heads) and level (0 plain C++, 1 AVX2, 2 AVX-512); for example
+// --benchmark_filter='accumulate/(f16|q4_head)/D:64/g:./level:2'.
 #include <benchmark/benchmark.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
 #include "base/aligned.h"
 #include "base/rng.h"
 #include "registry/kv_codec_table.h"
+#include "simd/cpu.h"
 
 namespace phasor {
 namespace {
@@ -24,7 +28,8 @@ struct Setup {
 
 Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g) {
   KvCodecParams params;
-  params.head_dim = params.n_rot = head_dim;
+  params.head_dim = head_dim;
+  params.n_rot = head_dim / 2 * 2;
   params.role = role;
   Setup s;
   auto made = MakeKvCodec(info.id, params);
@@ -38,7 +43,8 @@ Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g) {
     s.codec->EncodePage(s.rows.data(), kPageTokens, s.pages.data() + p * s.codec->PageBytes());
   }
   s.weight.resize(g * kPageTokens);
-  for (float& w : s.weight) w = static_cast<float>(rng.Uniform());
+  // Of the kind attention passes: exp(score - running maximum) of a page without that maximum.
+  for (float& w : s.weight) w = static_cast<float>(std::exp(1.5 * rng.Normal() - 7.0));
   if (role == KvRole::kKey) {
     s.prepared.Resize(s.codec->PreparedQueryBytes(g));
     s.codec->PrepareQuery(s.rows.data(), g, s.prepared.data());
@@ -52,8 +58,16 @@ void Report(benchmark::State& state, int64_t n_tokens) {
       benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 
+// Takes the level from argument `index`; false where this machine lacks it.
+bool SetLevel(benchmark::State& state, int index) {
+  if (SetCpuLevel(static_cast<CpuLevel>(state.range(index))).ok()) return true;
+  state.SkipWithError("CPU level not available");
+  return false;
+}
+
 void Score(benchmark::State& state, const KvCodecInfo* info) {
   const int head_dim = static_cast<int>(state.range(0)), g = static_cast<int>(state.range(1));
+  if (!SetLevel(state, 2)) return;
   Setup s = MakeSetup(*info, KvRole::kKey, head_dim, g);
   if (s.codec == nullptr) return state.SkipWithError("head size not supported");
   std::vector<float> score(g * kPageTokens);
@@ -69,6 +83,7 @@ void Score(benchmark::State& state, const KvCodecInfo* info) {
 
 void Accumulate(benchmark::State& state, const KvCodecInfo* info) {
   const int head_dim = static_cast<int>(state.range(0)), g = static_cast<int>(state.range(1));
+  if (!SetLevel(state, 2)) return;
   Setup s = MakeSetup(*info, KvRole::kValue, head_dim, g);
   if (s.codec == nullptr) return state.SkipWithError("head size not supported");
   std::vector<float> out(g * head_dim);
@@ -83,6 +98,7 @@ void Accumulate(benchmark::State& state, const KvCodecInfo* info) {
 }
 
 void Encode(benchmark::State& state, const KvCodecInfo* info, KvRole role) {
+  if (!SetLevel(state, 1)) return;
   Setup s = MakeSetup(*info, role, static_cast<int>(state.range(0)), 1);
   if (s.codec == nullptr) return state.SkipWithError("head size not supported");
   for (auto _ : state) s.codec->EncodePage(s.rows.data(), kPageTokens, s.pages.data());
@@ -90,6 +106,7 @@ void Encode(benchmark::State& state, const KvCodecInfo* info, KvRole role) {
 }
 
 void Decode(benchmark::State& state, const KvCodecInfo* info, KvRole role) {
+  if (!SetLevel(state, 1)) return;
   Setup s = MakeSetup(*info, role, static_cast<int>(state.range(0)), 1);
   if (s.codec == nullptr) return state.SkipWithError("head size not supported");
   for (auto _ : state) s.codec->DecodePage(s.pages.data(), kPageTokens, s.rows.data());
@@ -97,24 +114,26 @@ void Decode(benchmark::State& state, const KvCodecInfo* info, KvRole role) {
 }
 
 void RegisterAll() {
+  std::vector<int64_t> levels;
+  for (CpuLevel level : AvailableCpuLevels()) levels.push_back(static_cast<int64_t>(level));
   for (const KvCodecInfo& info : KvCodecs()) {
     const std::string id = info.id;
     for (KvRole role : {KvRole::kKey, KvRole::kValue}) {
       const bool key = role == KvRole::kKey;
       if (key ? !info.for_keys : !info.for_values) continue;
-      benchmark::RegisterBenchmark(((key ? "score/" : "accumulate/") + id).c_str(),
-                                   key ? Score : Accumulate, &info)
-          ->ArgNames({"D", "g"})
-          ->ArgsProduct({{64, 128}, {1, 3, 4, 8}});
+      for (int64_t head_dim : {64, 80, 96, 128, 256}) {
+        benchmark::RegisterBenchmark(((key ? "score/" : "accumulate/") + id).c_str(),
+                                     key ? Score : Accumulate, &info)
+            ->ArgNames({"D", "g", "level"})
+            ->ArgsProduct({{head_dim}, {1, 2, 3, 4, 5, 6, 7, 8}, levels});
+      }
       const std::string suffix = id + (key ? "/keys" : "/values");
       benchmark::RegisterBenchmark(("encode/" + suffix).c_str(), Encode, &info, role)
-          ->ArgName("D")
-          ->Arg(64)
-          ->Arg(128);
+          ->ArgNames({"D", "level"})
+          ->ArgsProduct({{64, 128}, levels});
       benchmark::RegisterBenchmark(("decode/" + suffix).c_str(), Decode, &info, role)
-          ->ArgName("D")
-          ->Arg(64)
-          ->Arg(128);
+          ->ArgNames({"D", "level"})
+          ->ArgsProduct({{64, 128}, levels});
     }
   }
 }

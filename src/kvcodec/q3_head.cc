@@ -1,20 +1,20 @@
 // q3_head: 3-bit codes with one scale per head row, after a Hadamard rotation.
 //
-// What: as q4_head with grid d * (-4 .. 3); codes are packed as 2 + 1 bits, with no bit unused.
-// Source: phasor's own; rotation as in QuaRot (2404.00456), scale search as common for weight
-// formats.
+// What: as q4_head with four books of 8 levels and their mirror images; the last two bits of the
+// f16 scale are the number of the book. Codes are packed as 2 + 1 bits, with no bit unused.
+// Source: phasor's own; rotation as in QuaRot (2404.00456), levels by Lloyd (1982) on Gaussian
+// rows (scripts/fit_levels.py).
 // Deviations: none, no published form.
 // Layout: int_kernels.h, 3 bits, one scale per row.
-// Exactness: approximate; mean squared error on Gaussian rows at D = 64 / 128 at most 0.033 /
-// 0.0365 of the variance (int_codec_test).
+// Exactness: approximate; mean squared error on Gaussian rows at D = 64 / 128 at most 0.026 /
+// 0.030 of the variance (int_codec_test).
 // Cost: 3 + 16/D bits per element; ns per token: kvcodec_bench.
-// Limits: head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries, and
-// weights times scales, are rounded to 15 bits and a sign relative to the largest of the head (of
-// the page and block): an error of at most 1/65534 of that maximum per term, against code errors
-// of 1/8 of a row's range; a token whose weight rounds to 0 is skipped under the same bound.
-// Rejected: on Gaussian rows of 64 (128) the symmetric grid +-0.5 .. +-3.5 with a searched scale
-// has error 0.0333 (0.0354), with max|x| / 3.5 0.0464 (0.0552), against 0.0315 (0.0347) here; five
-// codes per 16-bit word: 3.2 bits.
+// Limits: head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries are
+// rounded to 1/32512 of their largest number; weights times scales to 8 bits without bias, which
+// adds under 1 % to the squared error of the codes (int_kernels.h).
+// Rejected: on Gaussian rows of 64 (128), against 0.0248 (0.0287) here: a uniform grid -4 .. 3
+// with a searched signed scale 0.0314 (0.0348); one book with its mirror image 0.0277 (0.0307),
+// two 0.0259 (0.0292); five codes per 16-bit word: 3.2 bits.
 #include "kvcodec/int_codec.h"
 #include "kvcodec/kvcodec.h"
 
@@ -23,7 +23,7 @@ namespace {
 
 Result<std::unique_ptr<KvCodec>> Make(const char* id, const KvCodecParams& params) {
   static constexpr IntFormat kFormat = {
-      .bits = 3, .block = 0, .hadamard = true, .quantize = QuantizeSearched3};
+      .levels = &kLevelsSearched3, .block = 0, .hadamard = true, .quantize = QuantizeSearched3};
   return MakeIntCodec(id, kFormat, params);
 }
 
@@ -31,7 +31,7 @@ Result<std::unique_ptr<KvCodec>> Make(const char* id, const KvCodecParams& param
 
 const KvCodecInfo kQ3HeadKvCodec = {
     .id = "q3_head",
-    .summary = "3-bit codes, one searched scale per row, Hadamard rotation",
+    .summary = "3-bit codes, levels fitted to the row, Hadamard rotation",
     .source = "phasor; rotation QuaRot, 2404.00456",
     .for_keys = true,
     .for_values = true,

@@ -7,10 +7,9 @@
 // Layout: int_kernels.h, 8 bits, one scale per 32 channels.
 // Exactness: approximate; |error| <= max|x| of the block * (1/254 + 2^-11).
 // Cost: 8.5 bits per element; ns per token: kvcodec_bench.
-// Limits: head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries, and
-// weights times scales, are rounded to 15 bits and a sign relative to the largest of the head (of
-// the page and block): an error of at most 1/65534 of that maximum per term, against code errors
-// of 1/254 of a row's range; a token whose weight rounds to 0 is skipped under the same bound.
+// Limits: head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries are
+// rounded to 1/32512 of their largest number, weights times scales to 1/65534 of the largest of
+// the page and block, against code errors of 1/254 of a row's range.
 // Rejected: 8-bit queries: their error would equal that of the codes.
 #include "kvcodec/int_codec.h"
 #include "kvcodec/kvcodec.h"
@@ -20,7 +19,7 @@ namespace {
 
 Result<std::unique_ptr<KvCodec>> Make(const char* id, const KvCodecParams& params) {
   static constexpr IntFormat kFormat = {
-      .bits = 8, .block = 32, .hadamard = false, .quantize = QuantizeQ8_0};
+      .levels = &kLevels8, .block = 32, .hadamard = false, .quantize = QuantizeQ8_0};
   return MakeIntCodec(id, kFormat, params);
 }
 
