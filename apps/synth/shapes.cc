@@ -8,6 +8,8 @@ namespace phasor::synth {
 namespace {
 
 constexpr int kByteTokens = 256, kSpecialTokens = 2, kLetters = 26;
+// With at least one merge: other readers want that list, and not empty.
+constexpr int kFewestTokens = kSpecialTokens + kByteTokens + 1;
 
 void AppendUtf8(uint32_t code, std::string* out) {  // codes below 0x800 are all that is needed
   if (code < 0x80) {
@@ -45,7 +47,6 @@ void AddTokenizer(const Shape& shape, GgufHeader* header) {
     tokens.push_back(fmt::format("<|unused_{}|>", tokens.size()));
   }
   types.resize(tokens.size(), kUnused);
-  if (merges.empty()) merges.push_back("a b");  // other readers want the key with an element
   header->Add("tokenizer.ggml.model", GgufString("gpt2"));
   header->Add("tokenizer.ggml.pre", GgufString(shape.pre_tokenizer));
   header->Add("tokenizer.ggml.tokens", GgufStrings(std::move(tokens)));
@@ -122,9 +123,9 @@ Status CheckShape(const Shape& s) {
     return InvalidArgument(
         fmt::format("synth: head size: expected an even number, found {}", s.head_dim));
   }
-  if (s.n_vocab < kSpecialTokens + kByteTokens) {
+  if (s.n_vocab < kFewestTokens) {
     return InvalidArgument(fmt::format("synth: vocabulary: expected at least {} tokens, found {}",
-                                       kSpecialTokens + kByteTokens, s.n_vocab));
+                                       kFewestTokens, s.n_vocab));
   }
   return Status::Ok();
 }

@@ -58,6 +58,11 @@ class Synth(support.CliTest):
         self.assertLess(out.count("\n"), len(text.encode()))
         self.assertGreater(out.count("\n"), len(text) // 3)
 
+    def test_the_smallest_vocabulary_runs(self):
+        path, j = self.synth("--vocab", "259")
+        self.assertEqual(j["n_vocab"], 259)
+        self.good("run", path, "-p", "abc", "-n", "4", "-no-cnv")
+
     def test_shapes_have_the_sizes_of_their_models(self):
         for shape, n_params in PARAMETERS.items():
             # One layer is written; the others are alike.
@@ -80,7 +85,7 @@ class Synth(support.CliTest):
         self.fails("synth", "--shape", "tiny", "-o", out, "--layers", "0", code=2, says="0")
         self.fails("synth", "--shape", "tiny", "-o", out, "--heads", "3", says=("multiple", "3"))
         self.fails("synth", "--shape", "tiny", "-o", out, "--head-dim", "33", says=("even", "33"))
-        self.fails("synth", "--shape", "tiny", "-o", out, "--vocab", "100", says=("258", "100"))
+        self.fails("synth", "--shape", "tiny", "-o", out, "--vocab", "258", says=("259", "258"))
         self.fails("synth", "--shape", "tiny", "-o", out, "--weights", "q4_k", says=("256", "64"))
         self.fails("synth", "--shape", "tiny", "-o", self.path("no/where"), says="No such file")
         self.fails("synth", "--shape", "tiny", "-o", self.folder.name, says="a folder")
