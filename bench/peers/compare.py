@@ -194,7 +194,7 @@ def compare(rows, ours, peers):
 
 
 def print_tables(rows, ratios):
-    print("\n| measure | engine, cache K:V | median t/s | best t/s | fastest step ms |")
+    print("\n| measure | engine, cache K:V | median t/s | best t/s | fastest ms per token |")
     print("|---|---|---:|---:|---:|")
     for row in rows:
         print(f"| {row['measure']} | {row['engine']} | {row['median_ts']:.2f} | "
