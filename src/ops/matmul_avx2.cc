@@ -177,11 +177,11 @@ PHASOR_INLINE void WriteSums(const PanelTask& task, int h, const __m256 (&sums)[
 }
 
 // Weights are asked for this far ahead, as in matmul_avx512.cc.
-constexpr int kPrefetchBytes = 8 << 10;
+constexpr int kPrefetchBytes = 1 << 10;
 
 PHASOR_INLINE void PrefetchBlock(const std::byte* w, int block_bytes) {
   for (int i = 0; i < block_bytes; i += kCodeVectorBytes) {
-    _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes + i, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes + i, _MM_HINT_T1);
   }
 }
 
