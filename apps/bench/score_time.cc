@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "base/aligned.h"
 #include "base/rng.h"
+#include "model/calibration.h"
 #include "registry/kv_codec_table.h"
 
 namespace phasor::bench {
@@ -29,7 +31,15 @@ Result<Subject> MakeSubject(const std::string& id, const ScoreTimeOptions& o, in
   KvCodecParams params;
   params.head_dim = params.n_rot = o.head_dim;
   const KvCodecInfo* info = FindKvCodec(id);
-  if (info != nullptr && info->uses_calibration) params.pair_classes = o.pair_classes;
+  std::vector<float> omega_P;
+  for (int j = 0; j < o.head_dim / 2; ++j) {
+    omega_P.push_back(
+        std::pow(10000.0f, -2.0f * static_cast<float>(j) / static_cast<float>(o.head_dim)));
+  }
+  params.omega_P = omega_P;
+  if (info != nullptr && o.calibration != nullptr) {
+    params.classes = o.calibration->Classes(id, o.calibrated_layer, 0);
+  }
   Subject s;
   PHASOR_ASSIGN_OR_RETURN(s.codec, MakeKvCodec(id, params));
   const std::size_t page_bytes = s.codec->PageBytes();

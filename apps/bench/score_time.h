@@ -2,22 +2,26 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "phasor/status.h"
+
+namespace phasor {
+class Calibration;
+}
 
 namespace phasor::bench {
 
 struct ScoreTimeOptions {
   std::vector<std::string> ids;  // key codecs; the first one is what the others are compared with
   int head_dim = 128;
-  int group = 1;                               // query heads that share a KV head
-  std::span<const uint8_t> pair_classes = {};  // for codecs that use a calibration
-  int64_t cached_tokens = 2048;                // one head's codes stay in the cache
-  int64_t stream_bytes = 256 << 20;            // of the first codec: far beyond any cache
-  int n_rounds = 5;                            // codecs take turns; the median counts
+  int group = 1;                             // query heads that share a KV head
+  const Calibration* calibration = nullptr;  // for codecs that use one; may be null
+  int calibrated_layer = 0;                  // whose first KV head's widths are taken
+  int64_t cached_tokens = 2048;              // one head's codes stay in the cache
+  int64_t stream_bytes = 256 << 20;          // of the first codec: far beyond any cache
+  int n_rounds = 5;                          // codecs take turns; the median counts
 };
 
 struct ScoreTime {

@@ -1,4 +1,4 @@
-// phasor calibrate MODEL TEXT: chooses the widths of `-ctk polar` for a model, in seconds.
+// phasor calibrate MODEL TEXT: chooses the widths of the calibrated key codecs, in seconds.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -16,14 +16,37 @@ struct CalibrateFlags {
   ModelFlags model;
   std::string text_file, output;
   int64_t n_tokens = 2048;
+  std::vector<std::string> codecs;
+  double bits = 0;  // 0: the default of each codec
+  bool per_head = false;
   CalibrateOptions options;
   bool json = false;
 };
+
+Status ChooseBudgets(CalibrateFlags& flags) {
+  flags.options.joint = !flags.per_head;
+  if (flags.bits > 0 && flags.codecs.size() != 1) {
+    return InvalidArgument(fmt::format(
+        "--bits: expected one --codec that the budget is for, found {}", flags.codecs.size()));
+  }
+  if (flags.codecs.empty()) return Status::Ok();
+  std::vector<CalibrateBudget> chosen;
+  for (const std::string& id : flags.codecs) {
+    CalibrateBudget budget = {id, flags.bits};
+    for (const CalibrateBudget& known : DefaultBudgets()) {
+      if (known.codec == id && flags.bits == 0) budget = known;
+    }
+    chosen.push_back(budget);
+  }
+  flags.options.budgets = chosen;
+  return Status::Ok();
+}
 
 Status RunCalibrate(CalibrateFlags& flags) {
   PHASOR_ASSIGN_OR_RETURN(std::string text, ReadFile(flags.text_file));
   flags.model.no_calibration = true;
   PHASOR_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(flags.model));
+  PHASOR_RETURN_IF_ERROR(ChooseBudgets(flags));
   InterruptFlag::Install();
   const EncodeOptions encode{.add_special = true, .parse_special = false};
   std::vector<int32_t> tokens = model->tokenizer().Encode(text, encode);
@@ -41,14 +64,19 @@ Status RunCalibrate(CalibrateFlags& flags) {
   if (path.empty()) path = CalibrationPaths(model->path(), calibration.fingerprint)[0];
   PHASOR_RETURN_IF_ERROR(calibration.Write(path));
   if (flags.json) {
-    const nlohmann::json j = {{"path", path},
-                              {"fingerprint", calibration.fingerprint},
-                              {"bits_per_element", calibration.bits_per_element},
-                              {"n_tokens", calibration.n_tokens}};
+    nlohmann::json j = {{"path", path},
+                        {"fingerprint", calibration.fingerprint},
+                        {"n_tokens", calibration.n_tokens},
+                        {"sets", nlohmann::json::array()}};
+    for (const CalibrationSet& set : calibration.sets) {
+      j["sets"].push_back({{"codec", set.codec}, {"bits_per_element", set.bits_per_element}});
+    }
     fmt::print("{}\n", j.dump(2));
   } else {
-    fmt::print("{}: widths for {} pairs from {} tokens at {:.2f} bits per key element\n", path,
-               calibration.classes.size(), calibration.n_tokens, calibration.bits_per_element);
+    for (const CalibrationSet& set : calibration.sets) {
+      fmt::print("{}: {}: {} widths from {} tokens at {:.2f} bits per key element\n", path,
+                 set.codec, set.classes.size(), calibration.n_tokens, set.bits_per_element);
+    }
   }
   return Status::Ok();
 }
@@ -57,7 +85,8 @@ Status RunCalibrate(CalibrateFlags& flags) {
 
 void AddCalibrateCommand(CLI::App& app, int* exit_code) {
   auto f = std::make_shared<CalibrateFlags>();
-  CLI::App* c = app.add_subcommand("calibrate", "choose the widths of -ctk polar from a text");
+  CLI::App* c = app.add_subcommand(
+      "calibrate", "choose the widths of -ctk frame4, frame3 and polar from a text");
   c->add_option("model", f->model.model,
                 "GGUF file or Hugging Face folder, default for the default model")
       ->required();
@@ -66,10 +95,12 @@ void AddCalibrateCommand(CLI::App& app, int* exit_code) {
   c->add_option("-n,--tokens", f->n_tokens, "most tokens of the text to use")
       ->capture_default_str()
       ->check(Integer(256, 1 << 20));
-  c->add_option("--bits", f->options.bits_per_element, "bits per key element, metadata included")
-      ->capture_default_str()
-      ->check(Number(2.25, 8.0));
-  c->add_flag("--joint", f->options.joint, "one budget over all heads");
+  c->add_option("--codec", f->codecs, "make widths for these alone (default: all that take any)")
+      ->check(CLI::IsMember({"frame4", "frame3", "polar"}))
+      ->delimiter(',');
+  c->add_option("--bits", f->bits, "bits per key element of the one --codec, metadata included")
+      ->check(Number(2.25, 7.25));
+  c->add_flag("--per-head", f->per_head, "a budget for each head instead of one over all");
   c->add_option("-o,--output", f->output, "file to write (default: beside the model)");
   c->add_flag("--json", f->json, "print a JSON object");
   c->callback([f, exit_code] {

@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "contracts/kv_codec.h"
 #include "model/calibration.h"
+#include "registry/kv_codec_table.h"
 #include "simd/cpu.h"
 
 namespace phasor::cli {
@@ -39,7 +40,8 @@ void AddModelFlags(CLI::App* command, ModelFlags* f, bool positional) {
       ->capture_default_str();
   command->add_option("--cpu-level", f->cpu_level, "auto, scalar, avx2 or avx512")
       ->capture_default_str();
-  command->add_option("--calibration", f->calibration, "calibration file for -ctk polar");
+  command->add_option("--calibration", f->calibration,
+                      "calibration file for -ctk frame4, frame3, polar");
   command->add_flag("--no-calibration", f->no_calibration, "ignore calibration files");
 }
 
@@ -105,10 +107,16 @@ SessionOptions ToSessionOptions(const CacheFlags& f) {
 }
 
 std::string CalibrationNotice(const LoadedModel& model, const std::string& type_k) {
-  const bool uses_polar = ("," + type_k + ",").find(",polar,") != std::string::npos;
-  if (!uses_polar || model.calibration() != nullptr) return "";
-  return "cache: no calibration for this model, so `polar` gives every pair the same width; "
-         "`phasor calibrate` makes one in seconds";
+  for (const KvCodecInfo& info : KvCodecs()) {
+    if (!info.uses_calibration) continue;
+    if (("," + type_k + ",").find("," + std::string(info.id) + ",") == std::string::npos) continue;
+    if (model.calibration() != nullptr && model.calibration()->Find(info.id) != nullptr) continue;
+    return fmt::format(
+        "cache: no calibration for this model and {}, so all of a key gets the same width; "
+        "`phasor calibrate` makes one in seconds",
+        info.id);
+  }
+  return "";
 }
 
 CLI::Validator Integer(int64_t low, int64_t high) {

@@ -94,8 +94,9 @@ Status MeasureSpeed(const eval::Declaration& d, bool quick, const LoadedModel& m
     const bool is_model =
         shape.head_dim == out->model_shape.head_dim && shape.group == out->model_shape.group;
     if (is_model && model.calibration() != nullptr) {
-      options.ids.push_back("polar");
-      options.pair_classes = model.calibration()->PairClasses(model.config().n_layers / 2, 0);
+      for (const CalibrationSet& set : model.calibration()->sets) options.ids.push_back(set.codec);
+      options.calibration = model.calibration();
+      options.calibrated_layer = model.config().n_layers / 2;
     }
     PHASOR_ASSIGN_OR_RETURN(auto times, bench::MeasureScoreTime(options));
     const bool is_paper =

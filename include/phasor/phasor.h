@@ -39,7 +39,7 @@ struct ModelParams {
 
 struct ContextParams {
   int64_t n_ctx = 0;               // most tokens; 0: what the model was trained on
-  std::string type_k = "polar";    // cache type of keys, or a comma-separated list by layer
+  std::string type_k = "frame4";   // cache type of keys, or a comma-separated list by layer
   std::string type_v = "q4_head";  // cache type of values
   int n_sink = 4;                  // first tokens kept in 16 bit
   int n_recent = 128;              // newest tokens kept in 16 bit (up to 127 more)

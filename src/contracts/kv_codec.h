@@ -41,8 +41,10 @@ struct KvCodecParams {
   KvRole role = KvRole::kKey;
   int layer = 0;
   int kv_head = 0;
-  // Calibrated width class per pair ([ceil(D/2)], codec-defined meaning); empty: uniform widths.
-  std::span<const uint8_t> pair_classes = {};
+  // RoPE frequency of each rotated pair [n_rot / 2], radians per token; empty: unknown.
+  std::span<const float> omega_P = {};
+  // Calibrated width classes; number and meaning are the codec's. Empty: uniform widths.
+  std::span<const uint8_t> classes = {};
 };
 
 class KvCodec {
@@ -95,7 +97,7 @@ struct KvCodecInfo {
   bool for_keys;
   bool for_values;
   bool exact;               // stores its input type without loss (f32 only relative to float)
-  bool uses_calibration;    // reads KvCodecParams::pair_classes
+  bool uses_calibration;    // reads KvCodecParams::classes
   double nominal_bits_64;   // bits per element at head size 64, metadata included
   double nominal_bits_128;  // the same at head size 128
   // Fails with kUnsupported where the head size or role does not fit.

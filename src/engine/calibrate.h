@@ -1,20 +1,32 @@
 // Making a calibration: reads a text with an f16 cache, looks at what the queries ask of every
-// pair, and gives each pair of each KV head its width (kvcodec/width_allocation.h).
+// channel, and gives the channels or pairs of each KV head their widths
+// (kvcodec/frame_allocation.h, kvcodec/width_allocation.h).
 #pragma once
 
 #include <atomic>
 #include <functional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "model/calibration.h"
 
 namespace phasor {
 
+struct CalibrateBudget {
+  std::string codec;        // "frame4", "frame3" or "polar"
+  double bits_per_element;  // of the keys, metadata included
+};
+
+// Together with the value codecs of 4.25 and 3.25 bits, sinks and window, a cache of 32k tokens
+// takes at most 4.3 and 3.3 bits per element.
+std::vector<CalibrateBudget> DefaultBudgets();
+
 struct CalibrateOptions {
-  double bits_per_element = 4.2;  // of the keys, metadata included
-  bool joint = false;             // one budget over all heads instead of one per head
-  int n_sink = 4;                 // first tokens, which the cache keeps in 16 bit, are left out
+  std::vector<CalibrateBudget> budgets = DefaultBudgets();
+  bool joint = true;  // one budget over all heads instead of one per head
+  int n_sink = 4;     // first tokens, which the cache keeps in 16 bit, are left out
   std::function<void(int64_t done, int64_t total)> on_progress;
   const std::atomic<bool>* cancel = nullptr;
 };

@@ -1,7 +1,7 @@
 // The engine: a loaded model, and sessions that read and write text with their own KV cache.
 //
 //   auto model = LoadedModel::Load({.path = "model.gguf"});
-//   auto session = Session::Create(*model, {.n_ctx = 4096, .type_k = "polar", .type_v =
+//   auto session = Session::Create(*model, {.n_ctx = 4096, .type_k = "frame4", .type_v =
 //   "q4_head"}); session->Append(tokens, {});                 // prefill; logits() are those of the
 //   last token session->Generate(options, on_token);        // decode
 #pragma once
@@ -73,8 +73,8 @@ class LoadedModel {
 };
 
 struct SessionOptions {
-  int64_t n_ctx = 0;             // 0: the model's trained context
-  std::string type_k = "polar";  // cache codec ids; "a,b,c" gives one per layer, the last repeats
+  int64_t n_ctx = 0;              // 0: the model's trained context
+  std::string type_k = "frame4";  // cache codec ids; "a,b,c" gives one per layer, the last repeats
   std::string type_v = "q4_head";
   int n_sink = 4;      // first tokens kept in 16 bit
   int n_recent = 128;  // newest tokens kept in 16 bit (at least; up to 127 more)

@@ -5,6 +5,7 @@
 
 #include "model/calibration.h"
 #include "registry/kv_codec_table.h"
+#include "registry/position_table.h"
 
 namespace phasor {
 namespace {
@@ -27,6 +28,16 @@ KvCodecParams HeadParams(const ModelConfig& config, KvRole role, int layer, int 
 }
 
 }  // namespace
+
+std::vector<float> RadiansPerToken(const PhaseTable& phases) {
+  std::vector<float> omega_P;
+  for (uint64_t step : phases.step_P) {
+    constexpr double kRadians = 6.283185307179586 / 18446744073709551616.0;  // 2 pi / 2^64
+    omega_P.push_back(
+        static_cast<float>(static_cast<double>(static_cast<int64_t>(step)) * kRadians));
+  }
+  return omega_P;
+}
 
 Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
                                             int n_layers) {
@@ -63,15 +74,16 @@ Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
                           LayerTypes("cache-type-k", options.type_k, config.n_layers));
   PHASOR_ASSIGN_OR_RETURN(auto types_v,
                           LayerTypes("cache-type-v", options.type_v, config.n_layers));
+  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(config.rope));
+  const std::vector<float> omega_P = RadiansPerToken(phases);
   std::vector<KvHeadCodecs> codecs;
   for (int layer = 0; layer < config.n_layers; ++layer) {
     for (int head = 0; head < config.n_kv_heads; ++head) {
       KvHeadCodecs c;
       KvCodecParams k = HeadParams(config, KvRole::kKey, layer, head);
       KvCodecParams v = HeadParams(config, KvRole::kValue, layer, head);
-      if (calibration != nullptr && calibration->codec == types_k[layer]) {
-        k.pair_classes = calibration->PairClasses(layer, head);
-      }
+      k.omega_P = omega_P;
+      if (calibration != nullptr) k.classes = calibration->Classes(types_k[layer], layer, head);
       PHASOR_ASSIGN_OR_RETURN(c.key, MakeKvCodec(types_k[layer], k));
       PHASOR_ASSIGN_OR_RETURN(c.value, MakeKvCodec(types_v[layer], v));
       PHASOR_ASSIGN_OR_RETURN(c.key_rows, MakeRowKvCodec(WindowType(types_k[layer]), k));

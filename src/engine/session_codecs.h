@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
+#include "contracts/position_method.h"
 #include "engine/engine.h"
 
 namespace phasor {
@@ -12,6 +13,9 @@ namespace phasor {
 // ids, empty entries, or more entries than layers.
 Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
                                             int n_layers);
+
+// Frequencies as codecs take them (KvCodecParams::omega_P).
+std::vector<float> RadiansPerToken(const PhaseTable& phases);
 
 Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
                                                     const Calibration* calibration,

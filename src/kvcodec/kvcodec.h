@@ -18,6 +18,9 @@ extern const KvCodecInfo kQ4_0hKvCodec;
 extern const KvCodecInfo kQ4HeadKvCodec;
 extern const KvCodecInfo kQ3HeadKvCodec;
 
+// Keys as integers per channel in a turning frame.
+extern const KvCodecInfo kFrame4KvCodec;
+extern const KvCodecInfo kFrame3KvCodec;
 // Keys as radius and angle.
 extern const KvCodecInfo kPolarKvCodec;
 extern const KvCodecInfo kPolar33KvCodec;

@@ -14,7 +14,7 @@
 // Exactness: approximate. Per element at most half a cell: r step/2 along the radius and
 //   r * pi * step across it (tested); an element beyond +-65504 counts as +-65504, NaN as 0.
 // Cost: widths + 0.25 bits per element. Scores by table look-up, keys are never decoded for them.
-// Limits: head size up to 1024. Without pair_classes all pairs get 3 + 5 bits, which is no better
+// Limits: head size up to 1024. Without classes all pairs get 3 + 5 bits, which is no better
 //   than plain int4: calibrate.
 // Tried and rejected (mean squared error of the scores on SmolLM2-135M, 90 KV heads, 2,048 tokens
 //   of a novel, calibrated on another one, int4_channel = 1): one split for all pairs, 3+5 1.63,
@@ -34,19 +34,19 @@ namespace {
 Result<std::unique_ptr<KvCodec>> MakePolar(const char* id, const KvCodecParams& params) {
   const std::size_t n_pairs = static_cast<std::size_t>(std::max(params.head_dim, 0) + 1) / 2;
   std::vector<PolarWidth> width_P(n_pairs, kPolarClasses[kUniformPolarClass]);
-  if (!params.pair_classes.empty()) {
-    if (params.pair_classes.size() != n_pairs) {
+  if (!params.classes.empty()) {
+    if (params.classes.size() != n_pairs) {
       return InvalidArgument(std::string(id) + ": expected width classes for " +
                              std::to_string(n_pairs) + " pairs, found " +
-                             std::to_string(params.pair_classes.size()));
+                             std::to_string(params.classes.size()));
     }
     for (std::size_t j = 0; j < n_pairs; ++j) {
-      if (params.pair_classes[j] >= kNumPolarClasses) {
+      if (params.classes[j] >= kNumPolarClasses) {
         return InvalidArgument(
             std::string(id) + ": expected a width class below " + std::to_string(kNumPolarClasses) +
-            ", found " + std::to_string(params.pair_classes[j]) + " for pair " + std::to_string(j));
+            ", found " + std::to_string(params.classes[j]) + " for pair " + std::to_string(j));
       }
-      width_P[j] = kPolarClasses[params.pair_classes[j]];
+      width_P[j] = kPolarClasses[params.classes[j]];
     }
   }
   return PolarCodec::Make(id, params, width_P, CircleCut::kLargestGap);

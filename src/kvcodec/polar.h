@@ -7,7 +7,7 @@
 
 namespace phasor {
 
-// Class index (KvCodecParams::pair_classes, calibration files) -> radius + angle bits. Every split
+// Class index (KvCodecParams::classes, calibration files) -> radius + angle bits. Every split
 // of 4, 6, 8, 10 and 12 bits per pair with 1..5 radius and 2..8 angle bits. The order is part of
 // the calibration file format: append, never reorder.
 inline constexpr PolarWidth kPolarClasses[] = {

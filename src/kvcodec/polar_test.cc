@@ -368,15 +368,15 @@ TEST(Polar, IdsAndClassesAreChecked) {
   ASSERT_TRUE(uniform.ok());
   EXPECT_EQ((*uniform)->PageBytes(), 64 * kPageTokens * 17 / 32);  // 4.25 bits
   std::vector<uint8_t> classes(32, 0);
-  params.pair_classes = classes;
+  params.classes = classes;
   auto narrow = kPolarKvCodec.make("polar", params);
   ASSERT_TRUE(narrow.ok());
   EXPECT_EQ((*narrow)->PageBytes(), 64 * kPageTokens * 9 / 32);  // 2.25 bits
   classes[3] = kNumPolarClasses;
   EXPECT_EQ(kPolarKvCodec.make("polar", params).status().code(), StatusCode::kInvalidArgument);
-  params.pair_classes = std::span(classes).first(31);
+  params.classes = std::span(classes).first(31);
   EXPECT_EQ(kPolarKvCodec.make("polar", params).status().code(), StatusCode::kInvalidArgument);
-  params.pair_classes = {};
+  params.classes = {};
   auto group = kPolar44KvCodec.make;
   EXPECT_TRUE(group("polar35", params).ok());
   EXPECT_TRUE(group("polar57", params).ok());

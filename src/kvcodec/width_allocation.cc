@@ -8,24 +8,18 @@
 #include "base/aligned.h"
 #include "base/check.h"
 #include "kvcodec/polar_codec.h"
+#include "kvcodec/width_price.h"
 
 namespace phasor {
 namespace {
 
 constexpr int kUnit = 2;  // all classes have an even number of bits
 
-// The best class of one width for one pair.
-struct Option {
-  int units;
-  double cost;  // weighted error
-  uint8_t width_class;
-};
-
 // Options of a pair by increasing width; wider ones that do not help are left out.
-std::vector<Option> PairOptions(const WidthHead& head, int pair) {
-  std::vector<Option> options;
+std::vector<WidthOption> PairOptions(const WidthHead& head, int pair) {
+  std::vector<WidthOption> options;
   for (int total = 4; total <= kMaxPolarTotalBits; total += kUnit) {
-    Option best = {total / kUnit, std::numeric_limits<double>::infinity(), 0};
+    WidthOption best = {total / kUnit, std::numeric_limits<double>::infinity(), 0};
     for (int c = 0; c < kNumPolarClasses; ++c) {
       if (kPolarClasses[c].total() != total) continue;
       const double cost = head.weight_P[static_cast<std::size_t>(pair)] * head.errors->at(pair, c);
@@ -72,7 +66,8 @@ Result<int64_t> Budget(int64_t n_pairs, double bits_per_element) {
 }
 
 // Exact, by dynamic programming over (pairs done, units spent).
-std::vector<uint8_t> SolveExactly(const std::vector<std::vector<Option>>& options, int64_t budget) {
+std::vector<uint8_t> SolveExactly(const std::vector<std::vector<WidthOption>>& options,
+                                  int64_t budget) {
   const std::size_t n = options.size(), width = static_cast<std::size_t>(budget) + 1;
   const double kImpossible = std::numeric_limits<double>::infinity();
   std::vector<double> cost(width, kImpossible), next(width);
@@ -96,62 +91,9 @@ std::vector<uint8_t> SolveExactly(const std::vector<std::vector<Option>>& option
       static_cast<std::size_t>(std::min_element(cost.begin(), cost.end()) - cost.begin());
   std::vector<uint8_t> classes(n);
   for (std::size_t j = n; j-- > 0;) {
-    const Option& option = options[j][choice[j * width + b]];
+    const WidthOption& option = options[j][choice[j * width + b]];
     classes[j] = option.width_class;
     b -= static_cast<std::size_t>(option.units);
-  }
-  return classes;
-}
-
-// Lower convex hull of the options: the widths some price per bit would buy.
-std::vector<Option> Hull(const std::vector<Option>& options) {
-  std::vector<Option> hull;
-  for (const Option& option : options) {
-    while (hull.size() >= 2) {
-      const Option &a = hull[hull.size() - 2], &b = hull.back();
-      if ((a.cost - b.cost) * (option.units - b.units) >
-          (b.cost - option.cost) * (b.units - a.units)) {
-        break;
-      }
-      hull.pop_back();
-    }
-    hull.push_back(option);
-  }
-  return hull;
-}
-
-// Buys steps between neighbouring hull points in order of gain per bit: the same as lowering the
-// Lagrange multiplier until the budget is spent. What is left goes to the best steps that fit.
-std::vector<uint8_t> SolveByPrice(const std::vector<std::vector<Option>>& options, int64_t budget) {
-  struct Step {
-    double gain_per_unit;
-    std::size_t pair;
-    std::size_t to;
-  };
-  std::vector<std::vector<Option>> hulls;
-  std::vector<Step> steps;
-  for (std::size_t j = 0; j < options.size(); ++j) {
-    hulls.push_back(Hull(options[j]));
-    const std::vector<Option>& hull = hulls.back();
-    budget -= hull[0].units;
-    for (std::size_t o = 1; o < hull.size(); ++o) {
-      const double gain = hull[o - 1].cost - hull[o].cost;
-      steps.push_back({gain / (hull[o].units - hull[o - 1].units), j, o});
-    }
-  }
-  std::stable_sort(steps.begin(), steps.end(),
-                   [](const Step& a, const Step& b) { return a.gain_per_unit > b.gain_per_unit; });
-  std::vector<std::size_t> chosen(options.size(), 0);
-  for (const Step& step : steps) {
-    const std::vector<Option>& hull = hulls[step.pair];
-    const int units = hull[step.to].units - hull[step.to - 1].units;
-    if (chosen[step.pair] + 1 != step.to || units > budget) continue;
-    chosen[step.pair] = step.to;
-    budget -= units;
-  }
-  std::vector<uint8_t> classes(options.size());
-  for (std::size_t j = 0; j < options.size(); ++j) {
-    classes[j] = hulls[j][chosen[j]].width_class;
   }
   return classes;
 }
@@ -215,21 +157,21 @@ void MergePairErrors(const PairErrorTable& more, PairErrorTable* table) {
 Result<std::vector<uint8_t>> AllocateWidths(const WidthHead& head, double bits_per_element) {
   PHASOR_RETURN_IF_ERROR(CheckHead(head));
   PHASOR_ASSIGN_OR_RETURN(const int64_t budget, Budget(head.errors->n_pairs, bits_per_element));
-  std::vector<std::vector<Option>> options;
+  std::vector<std::vector<WidthOption>> options;
   for (int j = 0; j < head.errors->n_pairs; ++j) options.push_back(PairOptions(head, j));
   return SolveExactly(options, budget);
 }
 
 Result<std::vector<std::vector<uint8_t>>> AllocateWidthsJointly(std::span<const WidthHead> heads,
                                                                 double bits_per_element) {
-  std::vector<std::vector<Option>> options;
+  std::vector<std::vector<WidthOption>> options;
   for (const WidthHead& head : heads) {
     PHASOR_RETURN_IF_ERROR(CheckHead(head));
     for (int j = 0; j < head.errors->n_pairs; ++j) options.push_back(PairOptions(head, j));
   }
   PHASOR_ASSIGN_OR_RETURN(const int64_t budget,
                           Budget(static_cast<int64_t>(options.size()), bits_per_element));
-  const std::vector<uint8_t> all = SolveByPrice(options, budget);
+  const std::vector<uint8_t> all = AllocateByPrice(options, budget);
   std::vector<std::vector<uint8_t>> classes;
   auto at = all.begin();
   for (const WidthHead& head : heads) {

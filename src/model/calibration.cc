@@ -12,7 +12,7 @@ namespace phasor {
 namespace {
 
 using Json = nlohmann::json;
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 Status Bad(const std::string& name, const std::string& what) {
   return DataCorrupt(name + ": calibration: " + what);
@@ -36,7 +36,68 @@ int HexDigit(char c) {
   return -1;
 }
 
+Result<std::string> StringField(const Json& j, const std::string& name, const char* key) {
+  auto it = j.find(key);
+  if (it == j.end() || !it->is_string()) {
+    return Bad(name, std::string(key) + ": expected a string");
+  }
+  return it->get<std::string>();
+}
+
+// n_heads strings of n_classes two-digit hex numbers each.
+Result<std::vector<uint8_t>> ParseClasses(const Json& j, const std::string& name, int64_t n_heads,
+                                          int64_t n_classes) {
+  auto list = j.find("classes");
+  if (list == j.end() || !list->is_array() || static_cast<int64_t>(list->size()) != n_heads) {
+    return Bad(name, fmt::format("classes: expected {} strings", n_heads));
+  }
+  std::vector<uint8_t> classes;
+  for (const Json& entry : *list) {
+    if (!entry.is_string() ||
+        static_cast<int64_t>(entry.get_ref<const std::string&>().size()) != 2 * n_classes) {
+      return Bad(name, fmt::format("classes: expected strings of {} hex digits", 2 * n_classes));
+    }
+    const std::string& hex = entry.get_ref<const std::string&>();
+    for (std::size_t i = 0; i < hex.size(); i += 2) {
+      const int high = HexDigit(hex[i]), low = HexDigit(hex[i + 1]);
+      if (high < 0 || low < 0) {
+        return Bad(name, "classes: expected hex digits, found " + hex.substr(i, 2));
+      }
+      classes.push_back(static_cast<uint8_t>(high * 16 + low));
+    }
+  }
+  return classes;
+}
+
+Result<CalibrationSet> ParseSet(const Json& j, const std::string& name, int64_t n_heads) {
+  if (!j.is_object()) return Bad(name, "sets: expected objects");
+  CalibrationSet set;
+  PHASOR_ASSIGN_OR_RETURN(set.codec, StringField(j, name, "codec"));
+  PHASOR_ASSIGN_OR_RETURN(int64_t n_classes, IntField(j, name, "n_classes", 1024));
+  if (!j.contains("bits_per_element") || !j["bits_per_element"].is_number()) {
+    return Bad(name, "bits_per_element: expected a number");
+  }
+  set.bits_per_element = j["bits_per_element"].get<double>();
+  set.n_classes = static_cast<int>(n_classes);
+  PHASOR_ASSIGN_OR_RETURN(set.classes, ParseClasses(j, name, n_heads, n_classes));
+  return set;
+}
+
 }  // namespace
+
+const CalibrationSet* Calibration::Find(const std::string& codec) const {
+  for (const CalibrationSet& set : sets) {
+    if (set.codec == codec) return &set;
+  }
+  return nullptr;
+}
+
+std::span<const uint8_t> Calibration::Classes(const std::string& codec, int layer, int head) const {
+  const CalibrationSet* set = Find(codec);
+  if (set == nullptr) return {};
+  const auto n = static_cast<std::size_t>(set->n_classes);
+  return {set->classes.data() + (static_cast<std::size_t>(layer) * n_kv_heads + head) * n, n};
+}
 
 Result<Calibration> Calibration::Parse(const std::string& json, const std::string& name) {
   const Json j = Json::parse(json, nullptr, false);
@@ -45,44 +106,24 @@ Result<Calibration> Calibration::Parse(const std::string& json, const std::strin
   }
   PHASOR_ASSIGN_OR_RETURN(int64_t version, IntField(j, name, "version", 1 << 20));
   if (version != kVersion) {
-    return Unsupported(
-        fmt::format("{}: calibration: expected version {}, found {}", name, kVersion, version));
+    return Unsupported(fmt::format(
+        "{}: calibration: expected version {}, found {}; make it again with phasor calibrate", name,
+        kVersion, version));
   }
   Calibration c;
   PHASOR_ASSIGN_OR_RETURN(int64_t layers, IntField(j, name, "n_layers", 1024));
   PHASOR_ASSIGN_OR_RETURN(int64_t heads, IntField(j, name, "n_kv_heads", 1024));
-  PHASOR_ASSIGN_OR_RETURN(int64_t pairs, IntField(j, name, "n_pairs", 512));
   PHASOR_ASSIGN_OR_RETURN(c.n_tokens, IntField(j, name, "n_tokens", int64_t{1} << 40));
-  for (const char* key : {"codec", "fingerprint"}) {
-    if (!j.contains(key) || !j[key].is_string())
-      return Bad(name, std::string(key) + ": expected a string");
-  }
-  c.codec = j["codec"].get<std::string>();
-  c.fingerprint = j["fingerprint"].get<std::string>();
-  if (!j.contains("bits_per_element") || !j["bits_per_element"].is_number()) {
-    return Bad(name, "bits_per_element: expected a number");
-  }
-  c.bits_per_element = j["bits_per_element"].get<double>();
+  PHASOR_ASSIGN_OR_RETURN(c.fingerprint, StringField(j, name, "fingerprint"));
   c.n_layers = static_cast<int>(layers);
   c.n_kv_heads = static_cast<int>(heads);
-  c.n_pairs = static_cast<int>(pairs);
-  auto classes = j.find("classes");
-  if (classes == j.end() || !classes->is_array() ||
-      static_cast<int64_t>(classes->size()) != layers * heads) {
-    return Bad(name, fmt::format("classes: expected {} strings", layers * heads));
-  }
-  for (const Json& entry : *classes) {
-    if (!entry.is_string() ||
-        static_cast<int64_t>(entry.get_ref<const std::string&>().size()) != 2 * pairs) {
-      return Bad(name, fmt::format("classes: expected strings of {} hex digits", 2 * pairs));
-    }
-    const std::string& hex = entry.get_ref<const std::string&>();
-    for (std::size_t i = 0; i < hex.size(); i += 2) {
-      const int high = HexDigit(hex[i]), low = HexDigit(hex[i + 1]);
-      if (high < 0 || low < 0)
-        return Bad(name, "classes: expected hex digits, found " + hex.substr(i, 2));
-      c.classes.push_back(static_cast<uint8_t>(high * 16 + low));
-    }
+  auto sets = j.find("sets");
+  if (sets == j.end() || !sets->is_array()) return Bad(name, "sets: expected a list");
+  for (const Json& entry : *sets) {
+    PHASOR_ASSIGN_OR_RETURN(CalibrationSet set, ParseSet(entry, name, layers * heads));
+    if (c.Find(set.codec) != nullptr)
+      return Bad(name, "sets: expected each codec once, found " + set.codec + " twice");
+    c.sets.push_back(std::move(set));
   }
   c.source = name;
   return c;
@@ -94,22 +135,24 @@ Result<Calibration> Calibration::Read(const std::string& path) {
 }
 
 Status Calibration::Write(const std::string& path) const {
-  Json j = {{"format", "phasor-calibration"},
-            {"version", kVersion},
-            {"codec", codec},
-            {"fingerprint", fingerprint},
-            {"n_layers", n_layers},
-            {"n_kv_heads", n_kv_heads},
-            {"n_pairs", n_pairs},
-            {"n_tokens", n_tokens},
-            {"bits_per_element", bits_per_element}};
-  Json list = Json::array();
-  for (int i = 0; i < n_layers * n_kv_heads; ++i) {
-    std::string hex;
-    for (uint8_t c : PairClasses(i / n_kv_heads, i % n_kv_heads)) hex += fmt::format("{:02x}", c);
-    list.push_back(std::move(hex));
+  Json j = {{"format", "phasor-calibration"}, {"version", kVersion},
+            {"fingerprint", fingerprint},     {"n_layers", n_layers},
+            {"n_kv_heads", n_kv_heads},       {"n_tokens", n_tokens}};
+  j["sets"] = Json::array();
+  for (const CalibrationSet& set : sets) {
+    Json list = Json::array();
+    for (int i = 0; i < n_layers * n_kv_heads; ++i) {
+      std::string hex;
+      for (uint8_t c : Classes(set.codec, i / n_kv_heads, i % n_kv_heads)) {
+        hex += fmt::format("{:02x}", c);
+      }
+      list.push_back(std::move(hex));
+    }
+    j["sets"].push_back({{"codec", set.codec},
+                         {"bits_per_element", set.bits_per_element},
+                         {"n_classes", set.n_classes},
+                         {"classes", std::move(list)}});
   }
-  j["classes"] = std::move(list);
   PHASOR_ASSIGN_OR_RETURN(AtomicFileWriter writer, AtomicFileWriter::Create(path));
   PHASOR_RETURN_IF_ERROR(writer.Write(j.dump(1) + "\n"));
   return writer.Commit();
@@ -120,12 +163,10 @@ Status Calibration::CheckFits(const ModelConfig& config, const std::string& mode
     return InvalidArgument(source + ": calibration: expected one for model fingerprint " + model +
                            ", found one for " + fingerprint);
   }
-  if (n_layers != config.n_layers || n_kv_heads != config.n_kv_heads ||
-      n_pairs != (config.head_dim + 1) / 2) {
+  if (n_layers != config.n_layers || n_kv_heads != config.n_kv_heads) {
     return InvalidArgument(
-        fmt::format("{}: calibration: expected {} layers, {} KV heads, {} pairs, found {}, {}, {}",
-                    source, config.n_layers, config.n_kv_heads, (config.head_dim + 1) / 2, n_layers,
-                    n_kv_heads, n_pairs));
+        fmt::format("{}: calibration: expected {} layers, {} KV heads, found {}, {}", source,
+                    config.n_layers, config.n_kv_heads, n_layers, n_kv_heads));
   }
   return Status::Ok();
 }

@@ -1,8 +1,9 @@
-// Width classes per pair of each KV head, chosen once per model: what the `polar` codec reads.
+// Width classes of each KV head, chosen once per model: what the codecs read that spend their bits
+// where the queries look.
 //
-// File format (JSON, docs/formats.md): {"format": "phasor-calibration", "version": 1, "codec",
-// "fingerprint", "n_layers", "n_kv_heads", "n_pairs", "bits_per_element", "n_tokens", "source",
-// "classes": [one hex string per (layer, head), two digits per pair]}.
+// File format (JSON, docs/formats.md): {"format": "phasor-calibration", "version": 2,
+// "fingerprint", "n_layers", "n_kv_heads", "n_tokens", "sets": [{"codec", "bits_per_element",
+// "n_classes", "classes": [one hex string per (layer, head), two digits per class]}]}.
 #pragma once
 
 #include <cstdint>
@@ -15,20 +16,26 @@
 
 namespace phasor {
 
+// The widths of one codec.
+struct CalibrationSet {
+  std::string codec;             // id
+  double bits_per_element = 0;   // budget they were made for, metadata included
+  int n_classes = 0;             // per head: pairs for `polar`, channels for `frame4` and `frame3`
+  std::vector<uint8_t> classes;  // [n_layers, n_kv_heads, n_classes]
+};
+
 class Calibration {
  public:
-  std::string codec = "polar";
   std::string fingerprint;  // WeightFingerprint of the model it was made for
-  int n_layers = 0, n_kv_heads = 0, n_pairs = 0;
-  double bits_per_element = 0;   // budget it was made for, metadata included
-  int64_t n_tokens = 0;          // of the text it was made from
-  std::string source;            // where it was read from; not stored
-  std::vector<uint8_t> classes;  // [n_layers, n_kv_heads, n_pairs]
+  int n_layers = 0, n_kv_heads = 0;
+  int64_t n_tokens = 0;  // of the text it was made from
+  std::string source;    // where it was read from; not stored
+  std::vector<CalibrationSet> sets;
 
-  std::span<const uint8_t> PairClasses(int layer, int head) const {
-    return {classes.data() + (static_cast<std::size_t>(layer) * n_kv_heads + head) * n_pairs,
-            static_cast<std::size_t>(n_pairs)};
-  }
+  // Null when there are no widths for this codec.
+  const CalibrationSet* Find(const std::string& codec) const;
+  // [n_classes]; empty when there are none for this codec.
+  std::span<const uint8_t> Classes(const std::string& codec, int layer, int head) const;
 
   // Parses and checks the file's own consistency; kDataCorrupt names the field at fault.
   static Result<Calibration> Parse(const std::string& json, const std::string& name);

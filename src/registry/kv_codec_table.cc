@@ -23,6 +23,8 @@ const std::vector<KvCodecInfo>& Table() {
       kQ4_0hKvCodec,
       kQ4HeadKvCodec,
       kQ3HeadKvCodec,
+      kFrame4KvCodec,
+      kFrame3KvCodec,
       kPolarKvCodec,
       kPolar33KvCodec,
       kPolar34KvCodec,

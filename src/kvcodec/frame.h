@@ -1,0 +1,95 @@
+// frame4, frame3: keys as integers per channel in a frame that turns with RoPE; widths by query
+// weight. This header is the page layout, shared by the kernels and the width allocation.
+//
+// A page of 128 tokens is eight *tiles* of 16. In tile i every RoPE pair is turned back by the
+// angle its first token has gone since the start of the page, 16 i omega_j; so a pair that turns
+// once in a few hundred tokens stands still in the codes, and only the query turns (eight copies of
+// it, prepared once per token, serve every page).
+//
+// Channels are sorted by width, widest first; a channel's place in that order is its *slot*, four
+// neighbouring slots of one width b are a *quad*. D channels, Q = ceil(D / 4) quads. Page:
+//   0     f16 scale [4 Q], f16 low [4 Q], in slot order; value = low + scale * code
+//   ...   padding to a multiple of 64
+//   ...   the quads, b * 64 bytes each: for b & 4 four vectors of 64 bytes, for b & 2 two, for b &
+//   1
+//         one. Byte 4 t + k of a vector belongs to token t of a tile and slot k of the quad.
+//         4-bit part: vector m holds tiles 2 m (low nibble) and 2 m + 1 (high nibble).
+//         2-bit part: vector m holds tiles 4 m .. 4 m + 3, tile i at bit 2 (i % 4).
+//         1-bit part: tile i at bit i.
+//         The 4-bit part is the low end of a code, then the 2-bit part, then the 1-bit part.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "contracts/kv_codec.h"
+
+namespace phasor {
+
+inline constexpr int kFrameTile = 16;                         // tokens that share a frame
+inline constexpr int kFrameTiles = kPageTokens / kFrameTile;  // per page
+inline constexpr int kMaxFrameBits = 7;                       // widths 0 .. 7
+inline constexpr int kMaxFrameHeadDim = 1024;
+// Bits per element of scales and lows.
+inline constexpr double kFrameGridBits = 32.0 / kPageTokens;
+
+struct FrameLayout {
+  int head_dim = 0;
+  int n_quads = 0;
+  int n_padded = 0;                // slots, padded to a multiple of 64
+  std::vector<int16_t> channel_S;  // [4 n_quads]; -1 where D is not a multiple of 4
+  std::vector<uint8_t> bits_Q;     // descending
+  int quads_of_bits[kMaxFrameBits + 1] = {};
+  uint32_t first_code = 0;  // offset of the first quad
+  std::size_t page_bytes = 0;
+  // The pairs that turn: their two channels, and cosine and sine of 16 i omega_j.
+  struct Pair {
+    int16_t x, y;
+  };
+  std::vector<Pair> pairs;
+  std::vector<float> cos_IP, sin_IP;  // [kFrameTiles][pairs]
+  // The same per slot: turned[i][s] = cos_IS q[channel_S[s]] + sin_IS q[partner_S[s]];
+  // [kFrameTiles][n_padded], 0 in the padding.
+  std::vector<float> cos_IS, sin_IS;
+  std::vector<int16_t> partner_S;  // [4 n_quads]; a channel that does not turn is its own
+  // Middles of the code ranges [n_padded]: as numbers in slot order, and as bytes in the order of
+  // the 8-bit query (64 at a time, FrameDword).
+  std::vector<float> middle_S;
+  std::vector<uint8_t> middle_bytes_S;
+};
+
+// Queries are handled 64 slots (16 quads) at a time.
+// Dword of a quad within 64 8-bit queries: what packing them from 16-bit numbers leaves.
+constexpr int FrameDword(int quad) { return 4 * (quad % 4) + quad % 16 / 4; }
+// Word of a slot within 64 16-bit queries: what packing them from 32-bit numbers leaves.
+constexpr int FrameWord(int slot) {
+  const int quad = slot / 4 % 16;
+  return 32 * (quad / 8) + 8 * (quad % 4) + 4 * (quad / 4 % 2) + slot % 4;
+}
+// Where the 64 queries of a head and tile that `slot` belongs to begin.
+constexpr std::ptrdiff_t FrameQueryRow(int slot, int g, int head, int tile) {
+  return ((static_cast<std::ptrdiff_t>(slot / 64) * g + head) * kFrameTiles + tile) * 64;
+}
+
+// width_D: 0 .. 7 per channel (checked). omega_P: radians per token of each rotated pair
+// [n_rot / 2]; empty: nothing turns.
+FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t> width_D);
+
+// x_TD -> the frame, as [D][128]: sanitized, turned back, missing tokens as copies of the last.
+void ToFrame(const FrameLayout& layout, const float* x_TD, int n_tokens, float* frame_DT);
+
+// The stored values in the frame, [D][128].
+void DecodeFrame(const FrameLayout& layout, const std::byte* page, float* frame_DT);
+
+// What queries are turned into once per token.
+struct FrameQuery {
+  float* turned;        // [n_padded / 64][g][kFrameTiles][64]: the query in every tile's frame
+  float* largest;       // [n_padded / 64][g][64]: bound of a slot's |turned| over all tiles
+  int16_t* normalized;  // as turned: turned / largest * 2047, each 64 in the order of FrameWord
+};
+std::size_t FrameQueryBytes(const FrameLayout& layout, int g);
+FrameQuery ViewFrameQuery(const FrameLayout& layout, int g, std::byte* prepared);
+
+}  // namespace phasor

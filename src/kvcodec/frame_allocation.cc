@@ -1,0 +1,130 @@
+#include "kvcodec/frame_allocation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+
+#include "base/aligned.h"
+#include "base/check.h"
+#include "kvcodec/frame_kernels.h"
+#include "kvcodec/width_price.h"
+
+namespace phasor {
+namespace {
+
+constexpr int kWidths = kMaxFrameBits + 1;
+// Channels are put in order of need by the error they would have at this width.
+constexpr int kSortWidth = 4;
+
+Status CheckHead(const ChannelHead& head) {
+  const std::size_t n = static_cast<std::size_t>(head.errors->n_channels);
+  if (n == 0 || head.errors->error_DW.size() != n * kWidths || head.weight_D.size() != n) {
+    return InvalidArgument("channel widths: expected errors and weights for " + std::to_string(n) +
+                           " channels, found " +
+                           std::to_string(head.errors->error_DW.size() / kWidths) + " and " +
+                           std::to_string(head.weight_D.size()));
+  }
+  auto bad = [](double x) { return !std::isfinite(x) || x < 0; };
+  if (std::any_of(head.errors->error_DW.begin(), head.errors->error_DW.end(), bad) ||
+      std::any_of(head.weight_D.begin(), head.weight_D.end(), bad)) {
+    return InvalidArgument(
+        "channel widths: expected finite errors and weights of at least 0, found others");
+  }
+  return Status::Ok();
+}
+
+// Channels of one head by falling need.
+std::vector<int> ByNeed(const ChannelHead& head) {
+  std::vector<int> order(head.weight_D.size());
+  std::iota(order.begin(), order.end(), 0);
+  auto need = [&](int d) {
+    return head.weight_D[d] *
+           head.errors->error_DW[static_cast<std::size_t>(d) * kWidths + kSortWidth];
+  };
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return need(a) > need(b); });
+  return order;
+}
+
+}  // namespace
+
+ChannelErrorTable MeasureChannelErrors(const float* k_TD, int64_t n_tokens,
+                                       const KvCodecParams& params) {
+  PHASOR_CHECK(n_tokens >= 1);
+  const int D = params.head_dim;
+  ChannelErrorTable table;
+  table.n_channels = D;
+  table.error_DW.assign(static_cast<std::size_t>(D) * kWidths, 0.0);
+  const std::size_t size = static_cast<std::size_t>(D) * kPageTokens;
+  AlignedBuffer<float> exact(size), stored(size);
+  for (int bits = 0; bits < kWidths; ++bits) {
+    const std::vector<uint8_t> width_D(static_cast<std::size_t>(D), static_cast<uint8_t>(bits));
+    const FrameLayout layout = MakeFrameLayout(params, width_D);
+    AlignedBuffer<std::byte> page(layout.page_bytes);
+    for (int64_t first = 0; first < n_tokens; first += kPageTokens) {
+      const int n = static_cast<int>(std::min<int64_t>(n_tokens - first, kPageTokens));
+      ToFrame(layout, k_TD + first * D, n, exact.data());
+      ActiveFrameKernels().encode(layout, k_TD + first * D, n, page.data());
+      DecodeFrame(layout, page.data(), stored.data());
+      for (int d = 0; d < D; ++d) {
+        double sum = 0;
+        for (int t = 0; t < n; ++t) {
+          const std::size_t at = static_cast<std::size_t>(d) * kPageTokens + t;
+          const double error = static_cast<double>(stored[at]) - exact[at];
+          sum += error * error;
+        }
+        table.error_DW[static_cast<std::size_t>(d) * kWidths + bits] +=
+            sum / static_cast<double>(n_tokens);
+      }
+    }
+  }
+  return table;
+}
+
+Result<std::vector<std::vector<uint8_t>>> AllocateChannelWidths(std::span<const ChannelHead> heads,
+                                                                double bits_per_element) {
+  std::vector<std::vector<WidthOption>> options;
+  std::vector<std::vector<int>> orders;
+  int64_t n_quads = 0;
+  for (const ChannelHead& head : heads) {
+    PHASOR_RETURN_IF_ERROR(CheckHead(head));
+    orders.push_back(ByNeed(head));
+    const std::vector<int>& order = orders.back();
+    for (std::size_t first = 0; first < order.size(); first += 4, ++n_quads) {
+      std::vector<WidthOption> quad;
+      for (int bits = 0; bits < kWidths; ++bits) {
+        double cost = 0;
+        for (std::size_t i = first; i < std::min(first + 4, order.size()); ++i) {
+          const std::size_t d = static_cast<std::size_t>(order[i]);
+          cost += head.weight_D[d] * head.errors->error_DW[d * kWidths + bits];
+        }
+        // Wider ones that do not help are left out.
+        if (quad.empty() || cost < quad.back().cost) {
+          quad.push_back({bits, cost, static_cast<uint8_t>(bits)});
+        }
+      }
+      options.push_back(std::move(quad));
+    }
+  }
+  const double per_quad = bits_per_element - kFrameGridBits;
+  if (!(per_quad >= 0) || per_quad > kMaxFrameBits) {
+    return InvalidArgument("channel widths: expected a budget of " +
+                           std::to_string(kFrameGridBits) + " to " +
+                           std::to_string(kFrameGridBits + kMaxFrameBits) + " bits, found " +
+                           std::to_string(bits_per_element));
+  }
+  const auto budget =
+      static_cast<int64_t>(std::floor(per_quad * static_cast<double>(n_quads) + 1e-6));
+  const std::vector<uint8_t> chosen = AllocateByPrice(options, budget);
+  std::vector<std::vector<uint8_t>> width_HD;
+  std::size_t quad = 0;
+  for (const std::vector<int>& order : orders) {
+    std::vector<uint8_t> width_D(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i) width_D[order[i]] = chosen[quad + i / 4];
+    quad += (order.size() + 3) / 4;
+    width_HD.push_back(std::move(width_D));
+  }
+  return width_HD;
+}
+
+}  // namespace phasor

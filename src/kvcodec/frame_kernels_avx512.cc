@@ -1,0 +1,570 @@
+// Frame codecs with AVX-512: codes become bytes by shifts and masks and meet the 8-bit query in
+// vpdpbusd, 16 tokens times 4 channels at a time.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "kvcodec/frame_kernels.h"
+#include "kvcodec/page_avx512-inl.h"
+
+PHASOR_BEGIN_AVX512
+namespace phasor {
+namespace {
+
+#define PHASOR_INLINE inline __attribute__((always_inline))
+
+PHASOR_INLINE __m512 LoadHalf16(const std::byte* at) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+}
+
+// Codes of one tile of a quad: byte 4 t + k is token t, slot k.
+template <int kBits, int kTile>
+PHASOR_INLINE __m512i TileCodes(const std::byte* quad) {
+  constexpr bool k4 = (kBits & 4) != 0, k2 = (kBits & 2) != 0, k1 = (kBits & 1) != 0;
+  constexpr int at2 = k4 ? 4 : 0, at1 = at2 + (k2 ? 2 : 0);
+  const std::byte* part2 = quad + (k4 ? 256 : 0);
+  const std::byte* part1 = part2 + (k2 ? 128 : 0);
+  __m512i code = _mm512_setzero_si512();
+  if constexpr (k4) {
+    __m512i part = _mm512_loadu_si512(quad + 64 * (kTile / 2));
+    if constexpr (kTile % 2 == 1) part = _mm512_srli_epi32(part, 4);
+    code = _mm512_and_si512(part, _mm512_set1_epi8(15));
+  }
+  if constexpr (k2) {
+    constexpr int turn = (at2 - 2 * (kTile % 4)) & 31;
+    __m512i part = _mm512_loadu_si512(part2 + 64 * (kTile / 4));
+    if constexpr (turn != 0) part = _mm512_rol_epi32(part, turn);
+    const __m512i mask = _mm512_set1_epi8(3 << at2);
+    code = k4 ? _mm512_ternarylogic_epi32(code, part, mask, 0xf8) : _mm512_and_si512(part, mask);
+  }
+  if constexpr (k1) {
+    constexpr int turn = (at1 - kTile) & 31;
+    __m512i part = _mm512_loadu_si512(part1);
+    if constexpr (turn != 0) part = _mm512_rol_epi32(part, turn);
+    const __m512i mask = _mm512_set1_epi8(1 << at1);
+    code =
+        k4 || k2 ? _mm512_ternarylogic_epi32(code, part, mask, 0xf8) : _mm512_and_si512(part, mask);
+  }
+  return code;
+}
+
+// acc += 16 sums of 4 products, codes times the same 4 bytes. Written out because GCC 12 otherwise
+// copies the sums to other registers and back around every step.
+PHASOR_INLINE void AddProducts(__m512i& acc, __m512i code, const int8_t* q4) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0"
+      : "+v"(acc)
+      : "v"(code), "m"(*reinterpret_cast<const int32_t*>(q4)));
+}
+
+// acc[tile][head] += codes times query over the quads of one width; tiles kFirst, kFirst + 1, ...
+template <int kBits, int kFirst, int kTiles, int kG, int kTile = 0>
+PHASOR_INLINE void AddTiles(__m512i (&acc)[kTiles][kG], const std::byte* quad, const int8_t* q8) {
+  if constexpr (kTile < kTiles) {
+    const __m512i code = TileCodes<kBits, kFirst + kTile>(quad);
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      AddProducts(acc[kTile][h], code, q8 + 64 * (h * kFrameTiles + kFirst + kTile));
+    }
+    AddTiles<kBits, kFirst, kTiles, kG, kTile + 1>(acc, quad, q8);
+  }
+}
+
+template <int kBits, int kFirst, int kTiles, int kG>
+PHASOR_INLINE void AddWidths(__m512i (&acc)[kTiles][kG], const FrameLayout& layout,
+                             const std::byte* code, int quad, const int8_t* q8,
+                             std::ptrdiff_t group_bytes) {
+  if constexpr (kBits > 0) {
+    const int end = quad + layout.quads_of_bits[kBits];
+    for (; quad < end; ++quad, code += 64 * kBits) {
+      AddTiles<kBits, kFirst, kTiles, kG>(acc, code,
+                                          q8 + quad / 16 * group_bytes + 4 * FrameDword(quad));
+    }
+    AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, quad, q8, group_bytes);
+  }
+}
+
+struct ScoreJob {
+  const FrameLayout& layout;
+  const std::byte* page;
+  const int8_t* q8;            // [n_padded / 64][g][kFrameTiles][64]
+  std::ptrdiff_t group_bytes;  // of q8, between 64 slots and the next
+  const float* offset;         // [g][kFrameTiles]
+  const float* unit;           // [g]: what one step of the integer sum is worth
+  float* score_GT;
+};
+
+// Heads [head, head + kG) of tiles kFirst and on.
+template <int kFirst, int kTiles, int kG>
+void ScoreTiles(const ScoreJob& job, int head) {
+  __m512i acc[kTiles][kG];
+  PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) acc[i][h] = _mm512_setzero_si512();
+  }
+  AddWidths<kMaxFrameBits, kFirst, kTiles, kG>(acc, job.layout, job.page + job.layout.first_code, 0,
+                                               job.q8 + head * kFrameTiles * 64, job.group_bytes);
+  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+    const __m512 unit = Set(job.unit[head + h]);
+    PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+      const __m512 offset = Set(job.offset[(head + h) * kFrameTiles + kFirst + i]);
+      _mm512_storeu_ps(job.score_GT + (head + h) * kPageTokens + (kFirst + i) * kFrameTile,
+                       _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), unit, offset));
+    }
+  }
+}
+
+// As many tiles at a time as leave the sums in registers.
+template <int kG>
+void ScoreHeads(const ScoreJob& job, int head) {
+  if constexpr (kG <= 3) {
+    ScoreTiles<0, 8, kG>(job, head);
+  } else if constexpr (kG <= 6) {
+    ScoreTiles<0, 4, kG>(job, head);
+    ScoreTiles<4, 4, kG>(job, head);
+  } else {
+    ScoreTiles<0, 2, kG>(job, head);
+    ScoreTiles<2, 2, kG>(job, head);
+    ScoreTiles<4, 2, kG>(job, head);
+    ScoreTiles<6, 2, kG>(job, head);
+  }
+}
+
+// Sums of 8 vectors: lane i of the result is the sum over v[i].
+PHASOR_INLINE __m256 SumRows(const __m512 v[8]) {
+  // Each step halves the number of vectors and of terms; the comments name what 128-bit lanes hold.
+  __m512 a[4];
+  PHASOR_UNROLL for (int i = 0; i < 4; ++i) {  // i, i, i + 4, i + 4
+    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x44),
+                         _mm512_shuffle_f32x4(v[i], v[i + 4], 0xee));
+  }
+  __m512 b[2];
+  PHASOR_UNROLL for (int i = 0; i < 2; ++i) {  // i, i + 4, i + 2, i + 6
+    b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 2], 0x88),
+                         _mm512_shuffle_f32x4(a[i], a[i + 2], 0xdd));
+  }
+  __m512 c = _mm512_add_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
+  c = _mm512_add_ps(c, _mm512_permute_ps(c, 0x4e));  // low halves of lanes: 0 1, 4 5, 2 3, 6 7
+  const __m512i order = _mm512_setr_epi64(0, 4, 2, 6, 0, 0, 0, 0);
+  return _mm512_castps512_ps256(
+      _mm512_castpd_ps(_mm512_permutexvar_pd(order, _mm512_castps_pd(c))));
+}
+
+// Per thread: the 8-bit query of the page at hand, and what its integer sums are turned back with.
+struct PageQuery {
+  AlignedBuffer<int8_t> q8;
+  AlignedBuffer<float> scale, middle, offset, factor, unit;
+};
+
+// As SumRows, the largest instead of the sum.
+PHASOR_INLINE __m256 MaxRows(const __m512 v[8]) {
+  __m512 a[4];
+  PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
+    a[i] = _mm512_max_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x44),
+                         _mm512_shuffle_f32x4(v[i], v[i + 4], 0xee));
+  }
+  __m512 b[2];
+  PHASOR_UNROLL for (int i = 0; i < 2; ++i) {
+    b[i] = _mm512_max_ps(_mm512_shuffle_f32x4(a[i], a[i + 2], 0x88),
+                         _mm512_shuffle_f32x4(a[i], a[i + 2], 0xdd));
+  }
+  __m512 c = _mm512_max_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
+  c = _mm512_max_ps(c, _mm512_permute_ps(c, 0x4e));
+  const __m512i order = _mm512_setr_epi64(0, 4, 2, 6, 0, 0, 0, 0);
+  return _mm512_castps512_ps256(
+      _mm512_castpd_ps(_mm512_permutexvar_pd(order, _mm512_castps_pd(c))));
+}
+
+// Units and their inverses of up to 8 heads: what the largest product of query and scale becomes
+// 126.9 = 2047 * 2032 / 2^15 by.
+template <int kG>
+PHASOR_INLINE void FindUnits(const FrameLayout& layout, const float* largest, int g, int head,
+                             PageQuery* out) {
+  __m512 most[8];
+  PHASOR_UNROLL for (int h = 0; h < 8; ++h) most[h] = _mm512_setzero_ps();
+  for (int s = 0; s < layout.n_padded; s += 16) {
+    const __m512 scale = _mm512_load_ps(out->scale.data() + s);
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      const float* at = largest + FrameQueryRow(s, g, head + h, 0) / kFrameTiles + s % 64;
+      most[h] = _mm512_max_ps(most[h], _mm512_mul_ps(_mm512_loadu_ps(at), scale));
+    }
+  }
+  const __m256 bound = MaxRows(most);
+  const __mmask8 usable = _mm256_cmp_ps_mask(bound, _mm256_set1_ps(1e-30f), _CMP_GT_OQ) &
+                          _mm256_cmp_ps_mask(bound, _mm256_set1_ps(1e30f), _CMP_LT_OQ);
+  _mm256_storeu_ps(out->factor.data() + head,
+                   _mm256_maskz_div_ps(usable, _mm256_set1_ps(2032.0f), bound));
+  const __m256 step = _mm256_set1_ps(32768.0f / (2047.0f * 2032.0f));
+  _mm256_storeu_ps(out->unit.data() + head, _mm256_maskz_mul_ps(usable, bound, step));
+}
+
+// One head: query times scales to bytes, and per tile what the channels' middles contribute.
+PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h,
+                            PageQuery* out) {
+  const float* scale = out->scale.data();
+  const float* middle = out->middle.data();
+  const __m512 factor = Set(out->factor[h]), unit = Set(out->unit[h]);
+  __m512 partial[kFrameTiles];
+  PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) partial[i] = _mm512_setzero_ps();
+  for (int s = 0; s < layout.n_padded; s += 64) {
+    const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
+    const float* largest = query.largest + row / kFrameTiles;
+    __m512i wide[4];
+    PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
+      const __m512 x =
+          _mm512_mul_ps(_mm512_loadu_ps(largest + 16 * v), _mm512_load_ps(scale + s + 16 * v));
+      wide[v] = _mm512_cvtps_epi32(_mm512_mul_ps(x, factor));
+    }
+    const __m512i m0 = _mm512_packs_epi32(wide[0], wide[1]);
+    const __m512i m1 = _mm512_packs_epi32(wide[2], wide[3]);
+    const __m512i middle_codes = _mm512_loadu_si512(layout.middle_bytes_S.data() + s);
+    const __m512 middle0 = _mm512_load_ps(middle + s), middle1 = _mm512_load_ps(middle + s + 16);
+    const __m512 middle2 = _mm512_load_ps(middle + s + 32);
+    const __m512 middle3 = _mm512_load_ps(middle + s + 48);
+    const int16_t* normalized = query.normalized + row;
+    const float* turned = query.turned + row;
+    int8_t* q8 = out->q8.data() + row;
+    PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) {
+      const __m512i q0 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i), m0);
+      const __m512i q1 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i + 32), m1);
+      const __m512i q = _mm512_packs_epi16(q0, q1);
+      _mm512_storeu_si512(q8 + 64 * i, q);
+      const __m512i below = _mm512_dpbusd_epi32(_mm512_setzero_si512(), middle_codes, q);
+      const float* t = turned + 64 * i;
+      __m512 sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(below), unit, partial[i]);
+      sum = _mm512_fmadd_ps(_mm512_loadu_ps(t), middle0, sum);
+      sum = _mm512_fmadd_ps(_mm512_loadu_ps(t + 16), middle1, sum);
+      sum = _mm512_fmadd_ps(_mm512_loadu_ps(t + 32), middle2, sum);
+      partial[i] = _mm512_fmadd_ps(_mm512_loadu_ps(t + 48), middle3, sum);
+    }
+  }
+  _mm256_storeu_ps(out->offset.data() + h * kFrameTiles, SumRows(partial));
+}
+
+void FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+                PageQuery* out) {
+  const int n = layout.n_padded, n_slots = 4 * layout.n_quads;
+  for (int s = 0; s < n; s += 16) {
+    const int left = std::clamp(n_slots - s, 0, 16);
+    const __mmask16 mask = static_cast<__mmask16>((1u << left) - 1);
+    const __m512 step = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, page + 2 * s));
+    const __m512 low = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, page + 2 * (n_slots + s)));
+    _mm512_store_ps(out->scale.data() + s, step);
+    _mm512_store_ps(out->middle.data() + s,
+                    _mm512_fmadd_ps(step, _mm512_loadu_ps(layout.middle_S.data() + s), low));
+  }
+  for (int head = 0; head < g; head += 4) {
+    switch (std::min(g - head, 4)) {
+      case 1:
+        FindUnits<1>(layout, query.largest, g, head, out);
+        break;
+      case 2:
+        FindUnits<2>(layout, query.largest, g, head, out);
+        break;
+      case 3:
+        FindUnits<3>(layout, query.largest, g, head, out);
+        break;
+      default:
+        FindUnits<4>(layout, query.largest, g, head, out);
+        break;
+    }
+  }
+  for (int h = 0; h < g; ++h) FoldHead(layout, query, g, h, out);
+}
+
+void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+                 int /*n_tokens*/, float* score_GT) {
+  static thread_local PageQuery scratch;
+  const std::size_t n = static_cast<std::size_t>(layout.n_padded);
+  scratch.scale.Resize(n);
+  scratch.middle.Resize(n);
+  scratch.unit.Resize(static_cast<std::size_t>(g) + 8);
+  scratch.factor.Resize(static_cast<std::size_t>(g) + 8);
+  scratch.offset.Resize(static_cast<std::size_t>(g) * kFrameTiles);
+  scratch.q8.Resize(static_cast<std::size_t>(g) * kFrameTiles * n);
+  FoldScales(layout, query, g, page, &scratch);
+  const ScoreJob job = {layout,
+                        page,
+                        scratch.q8.data(),
+                        static_cast<std::ptrdiff_t>(g) * kFrameTiles * 64,
+                        scratch.offset.data(),
+                        scratch.unit.data(),
+                        score_GT};
+  int head = 0;
+  for (; g - head > 8; head += 4) ScoreHeads<4>(job, head);
+  switch (g - head) {
+    case 1:
+      return ScoreHeads<1>(job, head);
+    case 2:
+      return ScoreHeads<2>(job, head);
+    case 3:
+      return ScoreHeads<3>(job, head);
+    case 4:
+      return ScoreHeads<4>(job, head);
+    case 5:
+      return ScoreHeads<5>(job, head);
+    case 6:
+      return ScoreHeads<6>(job, head);
+    case 7:
+      return ScoreHeads<7>(job, head);
+    default:
+      return ScoreHeads<8>(job, head);
+  }
+}
+
+void PrepareAvx512(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query) {
+  const int n = layout.n_padded, n_slots = 4 * layout.n_quads;
+  static thread_local AlignedBuffer<float> scratch;
+  scratch.Resize(static_cast<std::size_t>(3 * n));
+  float* x = scratch.data();
+  float* y = x + n;
+  float* inverse = y + n;
+  for (int h = 0; h < g; ++h) {
+    const float* q = q_GD + static_cast<std::ptrdiff_t>(h) * layout.head_dim;
+    std::fill(x + n_slots / 16 * 16, x + n, 0.0f);
+    std::fill(y + n_slots / 16 * 16, y + n, 0.0f);
+    for (int s = 0; s < n_slots; ++s) {
+      const int a = layout.channel_S[s], b = layout.partner_S[s];
+      x[s] = a < 0 ? 0.0f : q[a];
+      y[s] = b == a ? 0.0f : q[b];
+    }
+    for (int s = 0; s < n; s += 16) {
+      const __m512 a = _mm512_load_ps(x + s), b = _mm512_load_ps(y + s);
+      const __m512 length = _mm512_sqrt_ps(_mm512_fmadd_ps(a, a, _mm512_mul_ps(b, b)));
+      const __mmask16 some = _mm512_cmp_ps_mask(length, _mm512_setzero_ps(), _CMP_GT_OQ);
+      _mm512_storeu_ps(query.largest + FrameQueryRow(s, g, h, 0) / kFrameTiles + s % 64, length);
+      _mm512_store_ps(inverse + s, _mm512_maskz_div_ps(some, Set(2047.0f), length));
+    }
+    for (int i = 0; i < kFrameTiles; ++i) {
+      const float* cosine = layout.cos_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
+      const float* sine = layout.sin_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
+      for (int s = 0; s < n; s += 64) {
+        const std::ptrdiff_t row = FrameQueryRow(s, g, h, i);
+        __m512i wide[4];
+        PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
+          const int at = s + 16 * v;
+          const __m512 value =
+              _mm512_fmadd_ps(_mm512_loadu_ps(cosine + at), _mm512_load_ps(x + at),
+                              _mm512_mul_ps(_mm512_loadu_ps(sine + at), _mm512_load_ps(y + at)));
+          _mm512_storeu_ps(query.turned + row + 16 * v, value);
+          const __m512 scaled = _mm512_mul_ps(value, _mm512_load_ps(inverse + at));
+          wide[v] =
+              _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(scaled, Set(2047.0f)), Set(-2047.0f)));
+        }
+        _mm512_storeu_si512(query.normalized + row, _mm512_packs_epi32(wide[0], wide[1]));
+        _mm512_storeu_si512(query.normalized + row + 32, _mm512_packs_epi32(wide[2], wide[3]));
+      }
+    }
+  }
+}
+
+// Turns every pair of tile[D][128] by direction * 16 i omega_j in tile i, within +-65504.
+void TurnTiles(const FrameLayout& layout, float direction, float* frame_DT) {
+  const std::size_t n_pairs = layout.pairs.size();
+  for (std::size_t j = 0; j < n_pairs; ++j) {
+    float* x = frame_DT + layout.pairs[j].x * kRowFloats;
+    float* y = frame_DT + layout.pairs[j].y * kRowFloats;
+    for (std::size_t i = 0; i < kFrameTiles; ++i) {
+      const __m512 c = Set(layout.cos_IP[i * n_pairs + j]);
+      const __m512 s = Set(direction * layout.sin_IP[i * n_pairs + j]);
+      const __m512 a = _mm512_load_ps(x + 16 * i), b = _mm512_load_ps(y + 16 * i);
+      const __m512 u = _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c));
+      const __m512 v = _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c));
+      const __m512 top = Set(kPolarInfinity), bottom = Set(-kPolarInfinity);
+      _mm512_store_ps(x + 16 * i, _mm512_max_ps(_mm512_min_ps(u, top), bottom));
+      _mm512_store_ps(y + 16 * i, _mm512_max_ps(_mm512_min_ps(v, top), bottom));
+    }
+  }
+}
+
+struct Fit {
+  FrameGrid grid;
+  __m512 low, scale, inverse, top;
+};
+
+PHASOR_INLINE Fit MakeFit(FrameGrid grid, int bits) {
+  const float scale = _cvtsh_ss(grid.scale);
+  return {grid, Set(_cvtsh_ss(grid.low)), Set(scale), Set(scale > 0.0f ? 1.0f / scale : 0.0f),
+          Set(static_cast<float>((1 << bits) - 1))};
+}
+
+PHASOR_INLINE __m512 FitCode(const Fit& fit, __m512 x) {
+  const __m512 level = _mm512_roundscale_ps(_mm512_mul_ps(_mm512_sub_ps(x, fit.low), fit.inverse),
+                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return _mm512_max_ps(_mm512_min_ps(level, fit.top), _mm512_setzero_ps());
+}
+
+// The best grid of 128 values.
+Fit FitSlot(const float* x_T, int bits) {
+  __m512 x[8];
+  PHASOR_UNROLL for (int i = 0; i < 8; ++i) x[i] = _mm512_load_ps(x_T + 16 * i);
+  if (bits == 0) {
+    __m512 sum = x[0];
+    PHASOR_UNROLL for (int i = 1; i < 8; ++i) sum = _mm512_add_ps(sum, x[i]);
+    const float mean = _mm512_reduce_add_ps(sum) * (1.0f / kPageTokens);
+    return MakeFit({0, static_cast<uint16_t>(_cvtss_sh(mean, _MM_FROUND_TO_NEAREST_INT))}, 0);
+  }
+  __m512 lo = x[0], hi = x[0];
+  PHASOR_UNROLL for (int i = 1; i < 8; ++i) {
+    lo = _mm512_min_ps(lo, x[i]);
+    hi = _mm512_max_ps(hi, x[i]);
+  }
+  const float low = _mm512_reduce_min_ps(lo), high = _mm512_reduce_max_ps(hi);
+  Fit best = {};
+  float least = INFINITY;
+  for (const float shrink : kFrameShrink[bits]) {
+    if (shrink == 0.0f) break;
+    const Fit fit = MakeFit(MakeFrameGrid(low, high, shrink, bits), bits);
+    __m512 sum = _mm512_setzero_ps();
+    PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+      const __m512 error =
+          _mm512_sub_ps(_mm512_fmadd_ps(fit.scale, FitCode(fit, x[i]), fit.low), x[i]);
+      sum = _mm512_fmadd_ps(error, error, sum);
+    }
+    const float error = _mm512_reduce_add_ps(sum);
+    if (error < least || best.grid.scale == 0) {
+      least = error;
+      best = fit;
+    }
+  }
+  return best;
+}
+
+// word[i]: codes of tile i, byte k of a dword from slot k.
+void PackQuad(const __m512i word[8], int bits, std::byte* quad) {
+  int at = 0;
+  if (bits & 4) {
+    const __m512i mask = _mm512_set1_epi8(15);
+    for (int m = 0; m < 4; ++m) {
+      const __m512i high = _mm512_slli_epi32(_mm512_and_si512(word[2 * m + 1], mask), 4);
+      _mm512_storeu_si512(quad + 64 * m,
+                          _mm512_or_si512(_mm512_and_si512(word[2 * m], mask), high));
+    }
+    quad += 256;
+    at = 4;
+  }
+  if (bits & 2) {
+    const __m512i mask = _mm512_set1_epi8(3);
+    for (int m = 0; m < 2; ++m) {
+      __m512i out = _mm512_setzero_si512();
+      for (int i = 0; i < 4; ++i) {
+        const __m512i part =
+            _mm512_and_si512(_mm512_srl_epi32(word[4 * m + i], _mm_cvtsi32_si128(at)), mask);
+        out = _mm512_or_si512(out, _mm512_sll_epi32(part, _mm_cvtsi32_si128(2 * i)));
+      }
+      _mm512_storeu_si512(quad + 64 * m, out);
+    }
+    quad += 128;
+    at += 2;
+  }
+  if (bits & 1) {
+    __m512i out = _mm512_setzero_si512();
+    for (int i = 0; i < 8; ++i) {
+      const __m512i part =
+          _mm512_and_si512(_mm512_srl_epi32(word[i], _mm_cvtsi32_si128(at)), _mm512_set1_epi8(1));
+      out = _mm512_or_si512(out, _mm512_sll_epi32(part, _mm_cvtsi32_si128(i)));
+    }
+    _mm512_storeu_si512(quad, out);
+  }
+}
+
+void EncodeAvx512(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page) {
+  float* frame = TileScratch(layout.head_dim);
+  RowsToTile(x_TD, layout.head_dim, n_tokens, frame);
+  TurnTiles(layout, -1.0f, frame);
+  if (n_tokens < kPageTokens) {  // missing tokens are copies of the last one, in its frame
+    for (int d = 0; d < layout.head_dim; ++d) {
+      float* row = frame + d * kRowFloats;
+      std::fill(row + n_tokens, row + kPageTokens, row[n_tokens - 1]);
+    }
+  }
+  std::memset(page, 0, layout.first_code);
+  std::byte* quad = page + layout.first_code;
+  for (int q = 0; q < layout.n_quads; ++q) {
+    const int bits = layout.bits_Q[q];
+    __m512i word[8];
+    for (__m512i& w : word) w = _mm512_setzero_si512();
+    for (int k = 0; k < 4; ++k) {
+      const int slot = 4 * q + k, channel = layout.channel_S[slot];
+      if (channel < 0) continue;
+      const float* x_T = frame + channel * kRowFloats;
+      const Fit fit = FitSlot(x_T, bits);
+      std::memcpy(page + 2 * slot, &fit.grid.scale, 2);
+      std::memcpy(page + 2 * (4 * layout.n_quads + slot), &fit.grid.low, 2);
+      if (bits == 0) continue;
+      const __m128i shift = _mm_cvtsi32_si128(8 * k);
+      PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+        const __m512i code = _mm512_cvtps_epi32(FitCode(fit, _mm512_load_ps(x_T + 16 * i)));
+        word[i] = _mm512_or_si512(word[i], _mm512_sll_epi32(code, shift));
+      }
+    }
+    PackQuad(word, bits, quad);
+    quad += 64 * bits;
+  }
+}
+
+// The values of one quad's slots, into rows of frame_DT.
+template <int kBits, int kTile = 0>
+PHASOR_INLINE void UnpackTiles(const std::byte* quad, const float scale[4], const float low[4],
+                               float* const row[4]) {
+  if constexpr (kTile < kFrameTiles) {
+    const __m512i code = TileCodes<kBits, kTile>(quad);
+    PHASOR_UNROLL for (int k = 0; k < 4; ++k) {
+      __m512i one = k == 0 ? code : _mm512_srl_epi32(code, _mm_cvtsi32_si128(8 * k));
+      one = _mm512_and_si512(one, _mm512_set1_epi32(255));
+      _mm512_store_ps(row[k] + kTile * kFrameTile,
+                      _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), Set(scale[k]), Set(low[k])));
+    }
+    UnpackTiles<kBits, kTile + 1>(quad, scale, low, row);
+  }
+}
+
+void UnpackQuad(const std::byte* quad, int bits, const float scale[4], const float low[4],
+                float* const row[4]) {
+  switch (bits) {
+    case 0:
+      return UnpackTiles<0>(quad, scale, low, row);
+    case 1:
+      return UnpackTiles<1>(quad, scale, low, row);
+    case 2:
+      return UnpackTiles<2>(quad, scale, low, row);
+    case 3:
+      return UnpackTiles<3>(quad, scale, low, row);
+    case 4:
+      return UnpackTiles<4>(quad, scale, low, row);
+    case 5:
+      return UnpackTiles<5>(quad, scale, low, row);
+    case 6:
+      return UnpackTiles<6>(quad, scale, low, row);
+    default:
+      return UnpackTiles<7>(quad, scale, low, row);
+  }
+}
+
+void DecodeAvx512(const FrameLayout& layout, const std::byte* page, int n_tokens, float* x_TD) {
+  float* frame = TileScratch(layout.head_dim);
+  const std::byte* quad = page + layout.first_code;
+  alignas(64) float unused[kPageTokens];
+  for (int q = 0; q < layout.n_quads; ++q) {
+    float scale[4], low[4];
+    float* row[4];
+    for (int k = 0; k < 4; ++k) {
+      const int slot = 4 * q + k, channel = layout.channel_S[slot];
+      uint16_t half[2];
+      std::memcpy(&half[0], page + 2 * slot, 2);
+      std::memcpy(&half[1], page + 2 * (4 * layout.n_quads + slot), 2);
+      scale[k] = _cvtsh_ss(half[0]);
+      low[k] = _cvtsh_ss(half[1]);
+      row[k] = channel < 0 ? unused : frame + channel * kRowFloats;
+    }
+    UnpackQuad(quad, layout.bits_Q[q], scale, low, row);
+    quad += 64 * layout.bits_Q[q];
+  }
+  TurnTiles(layout, 1.0f, frame);
+  TileToRows(frame, layout.head_dim, n_tokens, x_TD);
+}
+
+}  // namespace
+
+const FrameKernels kFrameKernelsAvx512 = {EncodeAvx512, DecodeAvx512, ScoreAvx512, PrepareAvx512};
+
+}  // namespace phasor
+PHASOR_END_TARGET
