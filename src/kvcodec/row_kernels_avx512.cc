@@ -13,6 +13,12 @@
 
 #include "simd/target.h"
 
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("unroll")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace {
@@ -102,34 +108,39 @@ inline __m128 Sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
+// Four tokens, full vectors of 16 channels and the masked rest; `rows` and `q` advance together.
 template <typename Row, int G>
-inline void ScoreChunk(const float* q, int stride, const __m512* k, __m512 (*acc)[4]) {
-  for (int i = 0; i < G; ++i) {
-    const __m512 qi = _mm512_loadu_ps(q + i * stride);
-    for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_fmadd_ps(qi, k[j], acc[i][j]);
-  }
-}
-
-// Four tokens from `rows`; where fewer are left, `step` repeats the last one.
-template <typename Row, int G>
-inline void ScoreFour(const float* q_GP, const typename Row::Stored* rows, int head_dim,
-                      const int* token, __m128* sum) {
+inline __attribute__((always_inline)) void ScoreFour(const float* q_GP,
+                                                     const typename Row::Stored* rows, int head_dim,
+                                                     const int* token, __m128* sum) {
   const int stride = PaddedHeadDim(head_dim);
-  __m512 acc[G][4], k[4];
-  for (int i = 0; i < G; ++i) {
-    for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_setzero_ps();
+  __m512 acc[G][4];
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_setzero_ps();
   }
+  const typename Row::Stored* row[4];
+  PHASOR_UNROLL for (int j = 0; j < 4; ++j) row[j] = rows + token[j] * head_dim;
   int d = 0;
   for (; d + 16 <= head_dim; d += 16) {
-    for (int j = 0; j < 4; ++j) k[j] = Row::Load(rows + token[j] * head_dim + d);
-    ScoreChunk<Row, G>(q_GP + d, stride, k, acc);
+    __m512 k[4];
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) k[j] = Row::Load(row[j] + d);
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+      const __m512 q = _mm512_loadu_ps(q_GP + i * stride + d);
+      PHASOR_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_fmadd_ps(q, k[j], acc[i][j]);
+    }
   }
   if (d < head_dim) {
     const __mmask16 m = TailMask(head_dim - d);
-    for (int j = 0; j < 4; ++j) k[j] = Row::Load(rows + token[j] * head_dim + d, m);
-    ScoreChunk<Row, G>(q_GP + d, stride, k, acc);
+    __m512 k[4];
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) k[j] = Row::Load(row[j] + d, m);
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+      const __m512 q = _mm512_loadu_ps(q_GP + i * stride + d);
+      PHASOR_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_fmadd_ps(q, k[j], acc[i][j]);
+    }
   }
-  for (int i = 0; i < G; ++i) sum[i] = Sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    sum[i] = Sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+  }
 }
 
 template <typename Row, int G>
@@ -140,7 +151,9 @@ void ScoreHeads(const float* q_GP, const void* in, int head_dim, int n_tokens, f
     int token[4];  // past the end the last token repeats, so that nothing undefined is read
     for (int j = 0; j < 4; ++j) token[j] = t + j < n_tokens ? t + j : n_tokens - 1;
     ScoreFour<Row, G>(q_GP, rows, head_dim, token, sum);
-    for (int i = 0; i < G; ++i) _mm_storeu_ps(score_GT + i * kPageTokens + t, sum[i]);
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+      _mm_storeu_ps(score_GT + i * kPageTokens + t, sum[i]);
+    }
   }
 }
 
@@ -148,22 +161,23 @@ void ScoreHeads(const float* q_GP, const void* in, int head_dim, int n_tokens, f
 template <typename Row, int G, int C>
 void AccumulateBlock(const float* weight_GT, const typename Row::Stored* rows, int head_dim,
                      int n_tokens, __mmask16 m, float* out_GD) {
-  __m512 acc[G][C], v[C];
-  for (int i = 0; i < G; ++i) {
-    for (int c = 0; c < C; ++c) {
+  __m512 acc[G][C];
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int c = 0; c < C; ++c) {
       acc[i][c] = _mm512_maskz_loadu_ps(c + 1 < C ? 0xffff : m, out_GD + i * head_dim + 16 * c);
     }
   }
   for (int t = 0; t < n_tokens; ++t, rows += head_dim) {
-    for (int c = 0; c + 1 < C; ++c) v[c] = Row::Load(rows + 16 * c);
+    __m512 v[C];
+    PHASOR_UNROLL for (int c = 0; c + 1 < C; ++c) v[c] = Row::Load(rows + 16 * c);
     v[C - 1] = m == 0xffff ? Row::Load(rows + 16 * (C - 1)) : Row::Load(rows + 16 * (C - 1), m);
-    for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
       const __m512 w = _mm512_set1_ps(weight_GT[i * kPageTokens + t]);
-      for (int c = 0; c < C; ++c) acc[i][c] = _mm512_fmadd_ps(w, v[c], acc[i][c]);
+      PHASOR_UNROLL for (int c = 0; c < C; ++c) acc[i][c] = _mm512_fmadd_ps(w, v[c], acc[i][c]);
     }
   }
-  for (int i = 0; i < G; ++i) {
-    for (int c = 0; c < C; ++c) {
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int c = 0; c < C; ++c) {
       _mm512_mask_storeu_ps(out_GD + i * head_dim + 16 * c, c + 1 < C ? 0xffff : m, acc[i][c]);
     }
   }
