@@ -44,6 +44,7 @@ struct Options {
   int n_threads = static_cast<int>(std::thread::hardware_concurrency());
   int n_prompt = 512, n_gen = 32, n_batch = 2048, n_ubatch = 512;
   std::vector<int> depths = {0};
+  bool huge_pages = false, merge_qkv = false, rope_cache = false;
   bool repack = false, k_hadamard = false, v_hadamard = false, log = false;
 };
 
@@ -97,11 +98,17 @@ Options Parse(int argc, char** argv) {
       o.k_hadamard = true;
     } else if (flag == "--v-hadamard") {
       o.v_hadamard = true;
+    } else if (flag == "--huge-pages") {
+      o.huge_pages = true;
+    } else if (flag == "--merge-qkv") {
+      o.merge_qkv = true;
+    } else if (flag == "--rope-cache") {
+      o.rope_cache = true;
     } else if (flag == "--log") {
       o.log = true;
     } else {
       Die("expected -m -t -p -n -b -ub -d -ctk -ctv -fa --fill --check-text --repack --k-hadamard "
-          "--v-hadamard --log, found " +
+          "--v-hadamard --huge-pages --merge-qkv --rope-cache --log, found " +
           flag);
     }
   }
@@ -133,25 +140,34 @@ template <typename P>
 void SetUnified(P& p) {
   if constexpr (requires { p.kv_unified; }) p.kv_unified = true;
 }
+// ik_llama.cpp's own switches.
 template <typename P>
-void SetHadamard(P& p, bool k, bool v) {
+void SetContextSwitches(P& p, const Options& o) {
   if constexpr (requires {
                   p.k_cache_hadamard;
                   p.v_cache_hadamard;
+                  p.rope_cache;
                 }) {
-    p.k_cache_hadamard = k;
-    p.v_cache_hadamard = v;
-  } else if (k || v) {
-    Die("--k-hadamard, --v-hadamard: this build has none");
+    p.k_cache_hadamard = o.k_hadamard;
+    p.v_cache_hadamard = o.v_hadamard;
+    p.rope_cache = o.rope_cache;
+  } else if (o.k_hadamard || o.v_hadamard || o.rope_cache) {
+    Die("--k-hadamard, --v-hadamard, --rope-cache: this build has none");
   }
 }
 template <typename P>
-void SetRepack(P& p, bool repack) {
-  if constexpr (requires { p.repack_tensors; }) {
-    p.repack_tensors = repack;
-    if (repack) p.use_mmap = false;
-  } else if (repack) {
-    Die("--repack: this build repacks by itself");
+void SetModelSwitches(P& p, const Options& o) {
+  if constexpr (requires {
+                  p.repack_tensors;
+                  p.use_thp;
+                  p.merge_qkv;
+                }) {
+    p.repack_tensors = o.repack;
+    p.use_thp = o.huge_pages;
+    p.merge_qkv = o.merge_qkv;
+    if (o.repack) p.use_mmap = false;
+  } else if (o.repack || o.huge_pages || o.merge_qkv) {
+    Die("--repack, --huge-pages, --merge-qkv: this build has none");
   }
 }
 template <typename C>
@@ -216,7 +232,7 @@ class Peer {
     if (!options.log) llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_backend_init();
     auto params = llama_model_default_params();
-    SetRepack(params, options.repack);
+    SetModelSwitches(params, options);
     model_ = llama_model_load_from_file(options.model.c_str(), params);
     if (model_ == nullptr) Die(options.model + ": cannot be loaded (--log shows why)");
     n_vocab_ = VocabSize(model_);
@@ -234,7 +250,7 @@ class Peer {
     params.type_v = TypeNamed(options_.type_v);
     SetFlash(params, options_.flash);
     SetUnified(params);
-    SetHadamard(params, options_.k_hadamard, options_.v_hadamard);
+    SetContextSwitches(params, options_);
     context_ = llama_init_from_model(model_, params);
     if (context_ == nullptr) Die("cannot make a context (--log shows why)");
     n_past_ = 0;

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-OPTIONS = ("rtr", "khad", "vhad", "fa", "nofa")
+OPTIONS = ("rtr", "thp", "mqkv", "rcache", "khad", "vhad", "fa", "nofa")
 
 
 def run(command, stderr=None):
@@ -29,8 +29,9 @@ def json_rows(text):
 
 
 class CacheType:
-    """"K:V" or "K:V+option+...": rtr repacks weights at load, khad and vhad rotate keys and values
-    (all three: ik_llama.cpp), fa and nofa force flash attention on or off."""
+    """"K:V" or "K:V+option+...". ik_llama.cpp's: rtr repacks weights at load, thp puts them on huge
+    pages, mqkv merges their matrices, rcache keeps rotary angles, khad and vhad rotate keys and
+    values. Of all peers: fa and nofa force flash attention on or off."""
 
     def __init__(self, text):
         types, *self.options = text.split("+")
@@ -123,7 +124,8 @@ class DepthBench(Engine):
         super().__init__(name, cache, args)
         program = run([os.path.join(HERE, "build_depth_bench.sh"), build]).strip()
         self.base = [program, "-m", args.model, "-t", str(args.threads)]
-        flags = {"rtr": "--repack", "khad": "--k-hadamard", "vhad": "--v-hadamard"}
+        flags = {"rtr": "--repack", "thp": "--huge-pages", "mqkv": "--merge-qkv",
+                 "rcache": "--rope-cache", "khad": "--k-hadamard", "vhad": "--v-hadamard"}
         self.command = self.base + [
             "-ctk", cache.k, "-ctv", cache.v, "-fa", cache.flash, "--fill",
             "prefill" if args.prefill else "copy"] + [flags[o] for o in cache.options if o in flags]
