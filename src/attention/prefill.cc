@@ -13,10 +13,14 @@ namespace phasor {
 namespace {
 
 // Rows (query tokens times query heads) per block: one decoded page serves this many queries. Float
-// products keep a score tile of 128 columns for all of them in L2; integer ones only queries and
-// results.
+// products keep a score tile of 128 columns for all of them in L2. Integer ones keep 6 bytes per
+// row and dimension (query and result), which may take part of L2.
 constexpr int kFloatRows = 192;
-constexpr int kInt16Rows = 384;
+constexpr int kInt16BlockBytes = 384 << 10;
+// Blocks per thread that are enough for threads to finish together even when one is slowed down,
+// and that are enough when their number is no multiple of the number of threads.
+constexpr int kMinBlocksPerThread = 4;
+constexpr int kManyBlocksPerThread = 16;
 
 struct Block {
   int head;         // KV head
@@ -203,12 +207,29 @@ class BlockRunner {
   bool int16_;
 };
 
+// New tokens per block.
+int QueriesPerBlock(const AttentionShape& shape, int n_new, int n_threads) {
+  const int g = shape.n_heads / shape.n_kv_heads;
+  if (!UsesInt16(shape)) return std::max(1, kFloatRows / g);
+  const int max_rows = std::max(kInt16GroupRows, kInt16BlockBytes / (6 * shape.head_dim));
+  const int max_queries = std::max(1, max_rows / g);
+  int per_head = (n_new + max_queries - 1) / max_queries;
+  auto unbalanced = [&](int n_blocks) {
+    return n_blocks < kMinBlocksPerThread * n_threads ||
+           (n_blocks % n_threads != 0 && n_blocks < kManyBlocksPerThread * n_threads);
+  };
+  // No block below one group of rows: smaller ones decode pages for too few queries.
+  while (unbalanced(per_head * shape.n_kv_heads) && n_new * g / (per_head + 1) >= kInt16GroupRows) {
+    ++per_head;
+  }
+  return (n_new + per_head - 1) / per_head;
+}
+
 }  // namespace
 
 void AttendPrefill(const AttentionShape& shape, const KvCache& cache, int layer, int n_new,
                    float* q_THD, float* out_THD, PrefillScratch& scratch, ThreadPool& pool) {
-  const int g = shape.n_heads / shape.n_kv_heads;
-  const int per_block = std::max(1, (UsesInt16(shape) ? kInt16Rows : kFloatRows) / g);
+  const int per_block = QueriesPerBlock(shape, n_new, pool.size());
   std::vector<Block> blocks;
   // Late queries see most: starting with them lets the threads finish together.
   for (int first = (n_new - 1) / per_block * per_block; first >= 0; first -= per_block) {
