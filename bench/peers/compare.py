@@ -168,7 +168,8 @@ def summarize(rounds):
                 ts = [s["ts"] for s in found]
                 rows.append({"measure": measure, "engine": label, "ts": ts,
                              "median_ts": statistics.median(ts), "best_ts": max(ts),
-                             "min_ms": min(s["min_ms"] for s in found)})
+                             "min_ms": min((s["min_ms"] for s in found if s["min_ms"]),
+                                           default=None)})
     return rows
 
 
@@ -184,28 +185,34 @@ def compare(rows, ours, peers):
             if label not in here or not rivals:
                 continue
             best = max(rivals, key=lambda row: row["median_ts"])
-            fastest = min(rivals, key=lambda row: row["min_ms"])
+            fastest = min((row for row in rivals if row["min_ms"]), default=None,
+                          key=lambda row: row["min_ms"])
             ratios = [a / b for a, b in zip(here[label]["ts"], best["ts"])]
             out.append({"measure": measure, "phasor": label, "best_peer": best["engine"],
                         "ratios": ratios, "median_ratio": statistics.median(ratios),
-                        "fastest_peer": fastest["engine"],
-                        "min_ratio": fastest["min_ms"] / here[label]["min_ms"]})
+                        "fastest_peer": fastest and fastest["engine"],
+                        "min_ratio": fastest and fastest["min_ms"] / here[label]["min_ms"]})
     return out
 
 
+def shown(value, digits):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def print_tables(rows, ratios):
-    print("\n| measure | engine, cache K:V | median t/s | best t/s | fastest ms per token |")
+    print("\n| measure | engine, cache K:V | median t/s | best t/s | fastest step, ms |")
     print("|---|---|---:|---:|---:|")
     for row in rows:
         print(f"| {row['measure']} | {row['engine']} | {row['median_ts']:.2f} | "
-              f"{row['best_ts']:.2f} | {row['min_ms']:.3f} |")
+              f"{row['best_ts']:.2f} | {shown(row['min_ms'], 3)} |")
     print("\n| measure | phasor | best peer | ratio per round | median ratio | fastest peer | "
           "ratio of fastest steps |")
     print("|---|---|---|---|---:|---|---:|")
     for row in ratios:
         per_round = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
         print(f"| {row['measure']} | {row['phasor']} | {row['best_peer']} | {per_round} | "
-              f"{row['median_ratio']:.2f} | {row['fastest_peer']} | {row['min_ratio']:.2f} |")
+              f"{row['median_ratio']:.2f} | {row['fastest_peer'] or '-'} | "
+              f"{shown(row['min_ratio'], 2)} |")
 
 
 def cpu_name():

@@ -20,7 +20,7 @@ def run(command, stderr=None):
 
 
 def json_rows(text):
-    """The objects of a JSON array or of JSON lines; other lines are passed over."""
+    """The objects of a JSON array or of lines that are nothing else; other text is passed over."""
     try:
         rows = json.loads(text)
         return rows if isinstance(rows, list) else [rows]
@@ -51,11 +51,13 @@ class CacheType:
 
 
 def sample(row):
-    """What one timed run tells: tokens per second, and for decode the fastest single step."""
-    fastest = row.get("min_step_ns") or min(row.get("step_ns") or [0])
-    if row["n_prompt"] or not fastest:
-        fastest = row["avg_ns"] / (row["n_prompt"] or row["n_gen"])
-    return {"ts": row["avg_ts"], "min_ms": fastest / 1e6}
+    """What one timed run tells: tokens per second, and milliseconds of the fastest step. Of a
+    prefill the whole is one step, given per token; tools that time decode steps only all together
+    have no fastest one."""
+    fastest = row.get("min_step_ns") or min(row.get("step_ns") or [0]) or None
+    if row["n_prompt"]:
+        fastest = row["avg_ns"] / row["n_prompt"]
+    return {"ts": row["avg_ts"], "min_ms": fastest and fastest / 1e6}
 
 
 class Engine:
@@ -188,10 +190,12 @@ class SweepBench(Engine):
 
     def measure(self, unit):
         out = {}
-        for row in json_rows(run(self.command)):
+        for row in json_rows(run(self.command, subprocess.STDOUT)):  # its rows go to stderr
             if row.get("n_kv") in self.args.depths:
                 name = self.name_of(("tg", row["n_kv"]))
-                out[name] = {"ts": row["speed_tg"], "min_ms": 1e3 / row["speed_tg"]}
+                out[name] = {"ts": row["speed_tg"], "min_ms": None}
+        if len(out) < len(self.args.depths):
+            sys.exit(f"compare: {self.name}: expected depths {self.args.depths}, found {list(out)}")
         return out
 
 
