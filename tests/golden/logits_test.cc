@@ -174,8 +174,11 @@ TEST_P(GoldenLogits, EightBitActivationsOnlyTouchQuantizedWeights) {
   ASSERT_NO_FATAL_FAILURE(Load(MatMulPrecision::kInt8));
   const std::vector<float> logits = Run("f32", 7);
   ASSERT_EQ(logits.size(), expected_.size());
-  if (!GetParam().quantized) {  // float weights are multiplied in float in both precisions
-    ExpectClose(logits, kLogitTolerance);
+  if (!GetParam().quantized) {
+    // Float weights are multiplied in float in both precisions. Attention over many tokens at once
+    // may round to 16 bits, no worse than the 16-bit cache does; token by token it does not.
+    ExpectClose(logits, kF16CacheTolerance);
+    ExpectClose(Run("f32", 1), kLogitTolerance);
     return;
   }
   const double kl = MeanKl(logits);
