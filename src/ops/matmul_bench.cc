@@ -1,7 +1,7 @@
 // Rates of the matrix kernels.
 //   matvec  bytes of packed weights per second at one token, over more weights than the last-level
 //           cache holds, so this is memory. `stream` is the yardstick: memory that is only read.
-//   matmul  multiply and add as two operations per weight and token.
+//   matmul  multiply and add as two operations per weight and token; `peak` is the yardstick.
 //   decode  all products of one token of the default model (SmolLM2 135M, Q4_1 with a Q8_0 head).
 //   gemm    the float product of prefill attention.
 // Quiet machines are rare: `best` is the rate of the fastest single round; with one thread it
@@ -19,7 +19,9 @@
 
 #include "base/rng.h"
 #include "ops/matmul.h"
+#include "ops/matmul_peak_avx512.h"
 #include "registry/weight_codec_table.h"
+#include "simd/cpu.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -194,6 +196,18 @@ void BenchGemm(benchmark::State& state, int m, int n, int k) {
                 [&] { GemmF32(a.data(), k, b.data(), n, c.data(), n, m, n, k, false); });
 }
 
+#if defined(__x86_64__)
+void BenchPeak(benchmark::State& state, int n_threads) {
+  if (DetectedCpuLevel() < CpuLevel::kAvx512) return state.SkipWithError("needs AVX-512 VNNI");
+  constexpr int64_t kRounds = 100000;
+  ThreadPool pool(n_threads);
+  std::atomic<int64_t> total{0};
+  MeasureRounds(state, n_threads, 2.0 * 64 * 16 * kRounds * n_threads, "op/s",
+                [&] { pool.Run([&](int) { total += RunDotProductPeak(kRounds); }); });
+  benchmark::DoNotOptimize(total.load());
+}
+#endif
+
 template <typename F, typename... Args>
 void Register(const std::string& name, F function, Args... args) {
   benchmark::RegisterBenchmark(name.c_str(), function, args...)->UseRealTime();
@@ -218,9 +232,16 @@ void RegisterAll() {
     Register("matvec/q4_1/576x1536" + suffix, BenchMatVec, q4, int64_t{576}, int64_t{1536}, threads,
              kModelBytes);
   }
+#if defined(__x86_64__)
+  for (int threads : {1, 2}) {
+    Register("peak/vpdpbusd/threads:" + std::to_string(threads), BenchPeak, threads);
+  }
+#endif
   for (const WeightCodecInfo* codec : WeightCodecs()) {
     Register("matmul/" + std::string(codec->id) + "/1536x1536/tokens:512", BenchMatMul, codec,
              int64_t{1536}, int64_t{1536}, 512, 1);
+    Register("matmul/" + std::string(codec->id) + "/2048x8192/tokens:512", BenchMatMul, codec,
+             int64_t{2048}, int64_t{8192}, 512, 1);
   }
   const WeightCodecInfo* q4 = FindWeightCodec(DType::kQ4_1);
   for (int64_t n_cols : {576, 1536, 4096}) {
