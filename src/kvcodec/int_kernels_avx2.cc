@@ -196,9 +196,10 @@ struct BlockWeights {
     alignas(32) int16_t w[kMaxHeads][kPageTokens];
     alignas(32) uint8_t byte[kMaxHeads][2][kPageTokens];
   };
-  alignas(32) float scale[kPageTokens];         // magnitudes
-  alignas(32) uint8_t scale_byte[kPageTokens];  // low bytes of the scales
-  alignas(32) int8_t sign[kPageTokens];         // 1 or -1
+  alignas(32) float scale[kPageTokens];  // magnitudes
+  alignas(32) uint8_t low[kPageTokens];  // Selector of each token
+  alignas(32) uint8_t high[kPageTokens];
+  alignas(32) int8_t sign[kPageTokens];  // 1 or -1
   float step[kMaxHeads];
   float largest[kMaxHeads];  // weight times scale
   float largest_scale;
@@ -206,13 +207,12 @@ struct BlockWeights {
 };
 
 PHASOR_INLINE float Largest(__m256 x) {
-  alignas(32) float lane[8];
-  _mm256_store_ps(lane, x);
-  float top = 0;
-  for (float l : lane) top = l > top ? l : top;
-  return top;
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
+template <int BOOK_BITS>
 PHASOR_INLINE void LoadScales(const uint16_t* scales, BlockWeights* w) {
   const __m256i magnitude = _mm256_set1_epi16(0x7fff);
   for (int t = 0; t < kPageTokens; t += 32) {
@@ -220,8 +220,9 @@ PHASOR_INLINE void LoadScales(const uint16_t* scales, BlockWeights* w) {
     const __m256i byte = _mm256_set1_epi16(255);
     const __m256i low = _mm256_packus_epi16(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte));
     const __m256i negative = _mm256_packs_epi16(_mm256_srai_epi16(a, 15), _mm256_srai_epi16(b, 15));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(w->scale_byte + t),
-                       _mm256_permute4x64_epi64(low, 0xd8));
+    const Selector selector = Table<BOOK_BITS>::Select(_mm256_permute4x64_epi64(low, 0xd8));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(w->low + t), selector.low);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(w->high + t), selector.high);
     _mm256_store_si256(
         reinterpret_cast<__m256i*>(w->sign + t),
         _mm256_or_si256(_mm256_permute4x64_epi64(negative, 0xd8), _mm256_set1_epi8(1)));
@@ -253,19 +254,27 @@ PHASOR_INLINE __m256 LoadWeights(const float* weight, int t, int n_tokens) {
   return _mm256_maskload_ps(weight + t, _mm256_cmpgt_epi32(_mm256_set1_epi32(n_tokens), place));
 }
 
+// Sets largest[i]. Four chains, so that heads do not wait for each other's latencies.
+PHASOR_INLINE void FindLargest(const float* weight, int n_tokens, BlockWeights* w, int i) {
+  __m256 largest[4];
+  PHASOR_UNROLL for (__m256& l : largest) l = _mm256_setzero_ps();
+  for (int t = 0; t < n_tokens; t += 32) {
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
+      const __m256 p = _mm256_mul_ps(LoadWeights(weight, t + 8 * j, n_tokens),
+                                     _mm256_load_ps(w->scale + t + 8 * j));
+      largest[j] = _mm256_max_ps(largest[j], p);
+    }
+  }
+  w->largest[i] = Largest(
+      _mm256_max_ps(_mm256_max_ps(largest[0], largest[1]), _mm256_max_ps(largest[2], largest[3])));
+}
+
 // Returns whether any weight counts.
 template <int BITS>
 PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const float* threshold,
                                    BlockWeights* w, int i) {
-  alignas(32) float product[kPageTokens];
-  __m256 largest = _mm256_setzero_ps();
-  for (int t = 0; t < kPageTokens; t += 8) {
-    const __m256 p = _mm256_mul_ps(LoadWeights(weight, t, n_tokens), _mm256_load_ps(w->scale + t));
-    _mm256_store_ps(product + t, p);
-    largest = _mm256_max_ps(largest, p);
-  }
-  const float top = Largest(largest);
-  w->step[i] = w->largest[i] = 0;
+  const float top = w->largest[i];
+  w->step[i] = 0;
   w->rest[i] = false;
   if (!(top >= kSmallestWeight)) {
     __builtin_memset(w->w[i], 0, sizeof(w->w[i]));
@@ -274,16 +283,19 @@ PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const floa
   constexpr float kLevels = BITS == 8 ? kWeightLevels : kByteWeightLevels;
   const __m256 inverse = _mm256_set1_ps(kLevels / top);
   w->step[i] = top / kLevels;
-  w->largest[i] = top;
   if (BITS != 8 && MayNeedRest(top, w->largest_scale)) {
     float squares = 0;
-    for (float p : product) squares += p * p;
+    for (int t = 0; t < n_tokens; ++t) {
+      const float p = weight[t] * w->scale[t];
+      squares += p * p;
+    }
     w->rest[i] = NeedsRest(top, squares);
   }
   for (int t = 0; t < kPageTokens; t += 32) {
     __m256i q[4];
     PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
-      const __m256 p = _mm256_load_ps(product + t + 8 * j);
+      const __m256 p = _mm256_mul_ps(LoadWeights(weight, t + 8 * j, n_tokens),
+                                     _mm256_load_ps(w->scale + t + 8 * j));
       q[j] = BITS == 8 ? _mm256_cvtps_epi32(_mm256_mul_ps(p, inverse))
                        : _mm256_cvttps_epi32(
                              _mm256_fmadd_ps(p, inverse, _mm256_loadu_ps(threshold + t + 8 * j)));
@@ -354,7 +366,7 @@ void AccumulateBytes(const IntAccumulateArgs& a, const BlockWeights& w, int plan
     T tile;
     tile.Load(codes, half);
     PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, t += 4) {
-      const Selector selector = Table<BOOK_BITS>::Select(Broadcast4(w.scale_byte + t));
+      const Selector selector{Broadcast4(w.low + t), Broadcast4(w.high + t)};
       const __m256i level =
           _mm256_sign_epi8(table.Lookup(tile.Codes(s), selector), Broadcast4(w.sign + t));
       PHASOR_UNROLL for (int i = 0; i < G; ++i) {
@@ -404,6 +416,9 @@ void AccumulateHeads(const IntAccumulateArgs& a, BlockWeights* w, int block, int
   const auto* scales = reinterpret_cast<const uint16_t*>(a.page) + block * kPageTokens;
   bool any = false, rest = false;
   for (int i = 0; i < G; ++i) {
+    FindLargest(a.weight_GT + (head + i) * kPageTokens, a.n_tokens, w, i);
+  }
+  for (int i = 0; i < G; ++i) {
     any |= QuantizeWeights<BITS>(a.weight_GT + (head + i) * kPageTokens, a.n_tokens,
                                  Thresholds(scales, head + i), w, i);
     rest |= w->rest[i];
@@ -433,7 +448,7 @@ template <int BITS, int BOOK_BITS>
 void AccumulateBits(const IntAccumulateArgs& a) {
   BlockWeights w;
   for (int b = 0; b < a.shape->n_blocks; ++b) {
-    LoadScales(reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens, &w);
+    LoadScales<BOOK_BITS>(reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens, &w);
     int head = 0;
     for (; head + 4 <= a.g; head += 4) AccumulateHeads<BITS, BOOK_BITS, 4>(a, &w, b, head);
     if (a.g - head == 3) AccumulateHeads<BITS, BOOK_BITS, 3>(a, &w, b, head);
@@ -461,7 +476,7 @@ void DecodeValues(const IntPageShape& shape, const std::byte* page, int n_tokens
   const Table<BOOK_BITS> table(*shape.levels);
   BlockWeights w;
   for (int b = 0; b < shape.n_blocks; ++b) {
-    LoadScales(scales + b * kPageTokens, &w);
+    LoadScales<BOOK_BITS>(scales + b * kPageTokens, &w);
     const int begin = b * shape.block;
     const int end = b + 1 == shape.n_blocks ? shape.head_dim : begin + shape.block;
     for (int row = 0; row * 4 * T::kSteps < n_tokens; ++row) {
@@ -475,7 +490,7 @@ void DecodeValues(const IntPageShape& shape, const std::byte* page, int n_tokens
           const int t = (row * T::kSteps + s) * 4;
           __m256i level = tile.Codes(s);
           if (BITS != 8) {
-            level = table.Lookup(level, Table<BOOK_BITS>::Select(Broadcast4(w.scale_byte + t)));
+            level = table.Lookup(level, Selector{Broadcast4(w.low + t), Broadcast4(w.high + t)});
           }
           for (int i = 0; i < 4 && t + i < n_tokens; ++i) {
             const __m256i l =

@@ -230,18 +230,26 @@ PHASOR_INLINE __m512i PackBytes(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm512_permutexvar_epi32(order, bytes);
 }
 
+// Weights times scales, zero beyond n_tokens; returns the largest.
+PHASOR_INLINE float Products(const float* weight, int n_tokens, const BlockWeights& w,
+                             __m512* product) {
+  __m512 largest = _mm512_setzero_ps();
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    product[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(TailMask(n_tokens - 16 * v), weight + 16 * v),
+                               _mm512_load_ps(w.scale + 16 * v));
+    largest = _mm512_max_ps(largest, product[v]);
+  }
+  return _mm512_reduce_max_ps(largest);
+}
+
 // Returns whether any weight counts.
 template <int BITS>
 PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const float* threshold,
                                    BlockWeights* w, int i) {
-  __m512 product[kVectors], largest = _mm512_setzero_ps();
-  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
-    product[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(TailMask(n_tokens - 16 * v), weight + 16 * v),
-                               _mm512_load_ps(w->scale + 16 * v));
-    largest = _mm512_max_ps(largest, product[v]);
-  }
-  const float top = _mm512_reduce_max_ps(largest);
-  w->step[i] = w->largest[i] = 0;
+  __m512 product[kVectors];
+  float top = Products(weight, n_tokens, *w, product);
+  if (BITS == 8) top = w->largest[i];  // found for all heads before, so that none waits for it
+  w->step[i] = 0;
   w->rest[i] = false;
   if (!(top >= kSmallestWeight)) {
     __builtin_memset(w->low[i], 0, kPageTokens);
@@ -406,24 +414,31 @@ void AccumulateBits(const IntAccumulateArgs& a) {
     const int end = b + 1 == shape.n_blocks ? shape.n_lanes / 16 : (b + 1) * shape.block / 16;
     for (int first = 0; first < a.g; first += kMaxHeads) {
       const int n = a.g - first < kMaxHeads ? a.g - first : kMaxHeads;
-      bool any = false, rest = false;
+      bool any = false;
+      int n_rest = 0;
+      for (int i = 0; BITS == 8 && i < n; ++i) {
+        __m512 product[kVectors];
+        w.largest[i] = Products(a.weight_GT + (first + i) * kPageTokens, a.n_tokens, w, product);
+      }
       for (int i = 0; i < n; ++i) {
         any |= QuantizeWeights<BITS>(a.weight_GT + (first + i) * kPageTokens, a.n_tokens,
                                      Thresholds(scale, first + i), &w, i);
-        rest |= w.rest[i];
+        n_rest += w.rest[i] ? 1 : 0;
       }
       if (!any) continue;
-      if (BITS != 8 && rest) {
+      if (BITS != 8 && n_rest > 0) {
         for (int i = 0; i < n; ++i) {
           SplitWeights(a.weight_GT + (first + i) * kPageTokens, a.n_tokens,
                        Thresholds(scale, first + i), &w, i);
         }
       }
       AccumulateChunk<BITS>(a, w, first, n, lane, end);
-      if (BITS != 8 && rest) {
-        __builtin_memcpy(w.low, w.high, static_cast<std::size_t>(n) * kPageTokens);
-        for (int i = 0; i < n; ++i) w.step[i] /= 255;
-        AccumulateChunk<BITS>(a, w, first, n, lane, end);
+      if (n_rest == 0) continue;
+      __builtin_memcpy(w.low, w.high, static_cast<std::size_t>(n) * kPageTokens);
+      for (int i = 0; i < n; ++i) w.step[i] /= 255;
+      if (n_rest > 2) AccumulateChunk<BITS>(a, w, first, n, lane, end);
+      for (int i = 0; i < n; ++i) {
+        if (n_rest <= 2 && w.rest[i]) AccumulateHeads<BITS, 1>(a, w, first + i, i, lane, end);
       }
     }
   }

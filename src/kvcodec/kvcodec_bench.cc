@@ -44,7 +44,7 @@ Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g) {
   }
   s.weight.resize(g * kPageTokens);
   // Of the kind attention passes: exp(score - running maximum) of a page without that maximum.
-  for (float& w : s.weight) w = static_cast<float>(std::exp(1.5 * rng.Normal() - 7.0));
+  for (float& w : s.weight) w = static_cast<float>(std::exp(1.5 * rng.Normal() - 9.0));
   if (role == KvRole::kKey) {
     s.prepared.Resize(s.codec->PreparedQueryBytes(g));
     s.codec->PrepareQuery(s.rows.data(), g, s.prepared.data());

@@ -8,6 +8,12 @@
 #include "simd/target.h"
 #include "tensor/half.h"
 
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("unroll")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
@@ -96,17 +102,17 @@ void ScoreHeads(const float* q_GP, const void* in, int head_dim, int n_tokens, f
     const auto* row0 = rows + t * head_dim;
     const auto* row1 = t + 1 < n_tokens ? row0 + head_dim : row0;  // never past the last token
     __m256 acc0[G], acc1[G];
-    for (int i = 0; i < G; ++i) acc0[i] = acc1[i] = _mm256_setzero_ps();
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) acc0[i] = acc1[i] = _mm256_setzero_ps();
     int d = 0;
     for (; d + 8 <= head_dim; d += 8) {
       const __m256 k0 = Row::Load(row0 + d), k1 = Row::Load(row1 + d);
-      for (int i = 0; i < G; ++i) {
+      PHASOR_UNROLL for (int i = 0; i < G; ++i) {
         const __m256 q = _mm256_loadu_ps(q_GP + i * stride + d);
         acc0[i] = _mm256_fmadd_ps(q, k0, acc0[i]);
         acc1[i] = _mm256_fmadd_ps(q, k1, acc1[i]);
       }
     }
-    for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
       float sum0 = Sum(acc0[i]), sum1 = Sum(acc1[i]);
       for (int e = d; e < head_dim; ++e) {
         sum0 += q_GP[i * stride + e] * Row::Load1(row0 + e);
@@ -125,26 +131,26 @@ void AccumulateHeads(const float* weight_GT, const void* in, int head_dim, int n
   int d = 0;
   for (; d + 16 <= head_dim; d += 16) {
     __m256 acc[G][2];
-    for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
       acc[i][0] = _mm256_loadu_ps(out_GD + i * head_dim + d);
       acc[i][1] = _mm256_loadu_ps(out_GD + i * head_dim + d + 8);
     }
     const auto* row = rows + d;
     for (int t = 0; t < n_tokens; ++t, row += head_dim) {
       const __m256 v0 = Row::Load(row), v1 = Row::Load(row + 8);
-      for (int i = 0; i < G; ++i) {
+      PHASOR_UNROLL for (int i = 0; i < G; ++i) {
         const __m256 w = _mm256_broadcast_ss(weight_GT + i * kPageTokens + t);
         acc[i][0] = _mm256_fmadd_ps(w, v0, acc[i][0]);
         acc[i][1] = _mm256_fmadd_ps(w, v1, acc[i][1]);
       }
     }
-    for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
       _mm256_storeu_ps(out_GD + i * head_dim + d, acc[i][0]);
       _mm256_storeu_ps(out_GD + i * head_dim + d + 8, acc[i][1]);
     }
   }
   for (; d < head_dim; ++d) {
-    for (int i = 0; i < G; ++i) {
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
       float sum = 0;
       for (int t = 0; t < n_tokens; ++t) {
         sum += weight_GT[i * kPageTokens + t] * Row::Load1(rows + t * head_dim + d);
