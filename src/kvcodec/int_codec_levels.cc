@@ -15,15 +15,20 @@ const IntLevels kLevelsQ4_0 = {
 // Fitted to Gaussian rows of 64 and 128 by scripts/fit_levels.py: codes, books and scales are
 // chosen for the least squared error, then every level moves to the mean of what it stands for, and
 // again (Lloyd 1982). Every book also serves mirrored, by a negative scale.
+// clang-format off
 const IntLevels kLevelsSearched4 = {
-    .bits = 4, .book_bits = 1, .level = {-63, -47, -37, -29, -23, -17, -11, -5,  0,   6,   12,
-                                         17,  24,  31,  39,  50,  -54, -40, -31, -24, -18, -12,
-                                         -7,  -2,  3,   8,   13,  18,  23,  30,  38,  49}};
+    .bits = 4,
+    .book_bits = 1,
+    .level = {-63, -48, -38, -30, -23, -17, -11, -6, 0, 5, 11, 17, 23, 31, 39, 50,
+              -54, -40, -31, -24, -18, -13, -8, -3, 2, 7, 12, 18, 23, 30, 38, 49}};
 const IntLevels kLevelsSearched3 = {
-    .bits = 3, .book_bits = 2, .level = {-63, -41, -25, -11, 1,  15, 29, 50,  //
-                                         -55, -35, -20, -8,  4,  17, 32, 53,  //
-                                         -61, -37, -23, -11, -1, 10, 21, 37,  //
-                                         -45, -28, -16, -5,  6,  17, 31, 59}};
+    .bits = 3,
+    .book_bits = 2,
+    .level = {-61, -40, -24, -11, 2, 15, 30, 51,
+              -51, -30, -16, -5, 6, 18, 30, 47,
+              -63, -39, -24, -12, -1, 10, 22, 39,
+              -54, -29, -16, -6, 3, 13, 23, 38}};
+// clang-format on
 
 namespace {
 
@@ -134,12 +139,12 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
 }  // namespace
 
 void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes) {
-  static const SearchTables tables(kLevelsSearched4, 0.866f, 0.0557f);
+  static const SearchTables tables(kLevelsSearched4, 0.873f, 0.0563f);
   Quantize(kLevelsSearched4, tables, x, n, scale, codes);
 }
 
 void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes) {
-  static const SearchTables tables(kLevelsSearched3, 0.53f, 0.0764f);
+  static const SearchTables tables(kLevelsSearched3, 0.584f, 0.0841f);
   Quantize(kLevelsSearched3, tables, x, n, scale, codes);
 }
 
