@@ -5,22 +5,32 @@
 #include <new>
 
 #include "base/check.h"
+#include "base/huge_pages.h"
 
 namespace phasor {
 
 // Pages of one size, allocated in slabs that never move, so that segments stay valid.
+// Pairs of a key page and a value page, side by side: decoding reads one stream per head.
 struct KvCache::PageStore {
-  PageStore(std::size_t page_bytes, int64_t pages_per_slab)
-      : stride((page_bytes + kAlignment - 1) / kAlignment * kAlignment),
-        page_bytes(page_bytes),
+  PageStore(std::size_t key_bytes, std::size_t value_bytes, int64_t pages_per_slab)
+      : key_bytes(key_bytes),
+        value_bytes(value_bytes),
+        value_offset(Aligned(key_bytes)),
+        stride(Aligned(key_bytes) + Aligned(value_bytes)),
         pages_per_slab(pages_per_slab) {}
 
-  std::byte* Page(int64_t i) {
+  static std::size_t Aligned(std::size_t n) {
+    return (n + kAlignment - 1) / kAlignment * kAlignment;
+  }
+
+  std::byte* Key(int64_t i) {
     return slabs[i / pages_per_slab].data() + i % pages_per_slab * stride;
   }
-  const std::byte* Page(int64_t i) const {
+  const std::byte* Key(int64_t i) const {
     return slabs[i / pages_per_slab].data() + i % pages_per_slab * stride;
   }
+  std::byte* Value(int64_t i) { return Key(i) + value_offset; }
+  const std::byte* Value(int64_t i) const { return Key(i) + value_offset; }
   // Throws std::bad_alloc.
   void Ensure(int64_t n) {
     while (static_cast<int64_t>(slabs.size()) * pages_per_slab < n) {
@@ -28,20 +38,18 @@ struct KvCache::PageStore {
     }
   }
 
-  std::size_t stride, page_bytes;
+  std::size_t key_bytes, value_bytes, value_offset, stride;
   int64_t pages_per_slab;
-  std::vector<AlignedBuffer<std::byte>> slabs;
+  std::vector<HugeBlock> slabs;
 };
 
 struct KvCache::Head {
   explicit Head(const KvHeadCodecs& c)
-      : frozen_k(c.key->PageBytes(), 8),
-        frozen_v(c.value->PageBytes(), 8),
-        rows_k(c.key_rows->PageBytes(), 1),
-        rows_v(c.value_rows->PageBytes(), 1) {}
-  PageStore frozen_k, frozen_v;
+      : frozen(c.key->PageBytes(), c.value->PageBytes(), 8),
+        rows(c.key_rows->PageBytes(), c.value_rows->PageBytes(), 1) {}
+  PageStore frozen;
   // Row pages: page 0 is the sink, then the window's pages in the order of `window`.
-  PageStore rows_k, rows_v;
+  PageStore rows;
   std::vector<int> window;     // row page numbers of the window, oldest first
   std::vector<int> free_rows;  // row pages not in use
   int n_rows = 1;              // row pages handed out so far (0 is the sink)
@@ -63,8 +71,7 @@ Status KvCache::Reserve(int n) {
   const int64_t window_pages = (in_window + kPageTokens - 1) / kPageTokens;
   try {
     for (Head& head : heads_) {
-      head.rows_k.Ensure(1);
-      head.rows_v.Ensure(1);
+      head.rows.Ensure(1);
       while (static_cast<int64_t>(head.window.size()) < window_pages) {
         int page;
         if (!head.free_rows.empty()) {
@@ -72,15 +79,13 @@ Status KvCache::Reserve(int n) {
           head.free_rows.pop_back();
         } else {
           page = head.n_rows;
-          head.rows_k.Ensure(page + 1);
-          head.rows_v.Ensure(page + 1);
+          head.rows.Ensure(page + 1);
           ++head.n_rows;
         }
         head.window.push_back(page);
       }
       // Frozen pages that this call may create.
-      head.frozen_k.Ensure(n_frozen_ + window_pages);
-      head.frozen_v.Ensure(n_frozen_ + window_pages);
+      head.frozen.Ensure(n_frozen_ + window_pages);
     }
   } catch (const std::bad_alloc&) {
     return ResourceExhausted("cache: no memory for " + std::to_string(total) + " tokens");
@@ -107,10 +112,9 @@ void KvCache::AppendHead(int layer, int head_index, float* k_ND, float* v_ND, in
       row = static_cast<int>(offset % kPageTokens);
       count = std::min(n - done, kPageTokens - row);
     }
-    c.key_rows->EncodeRows(k_ND + static_cast<int64_t>(done) * D, row, count,
-                           head.rows_k.Page(page));
+    c.key_rows->EncodeRows(k_ND + static_cast<int64_t>(done) * D, row, count, head.rows.Key(page));
     c.value_rows->EncodeRows(v_ND + static_cast<int64_t>(done) * D, row, count,
-                             head.rows_v.Page(page));
+                             head.rows.Value(page));
     done += count;
     token += count;
   }
@@ -128,10 +132,10 @@ void KvCache::FreezeHead(int layer, int head_index, int n_pages) {
   std::vector<float> rows(static_cast<std::size_t>(kPageTokens) * options_.head_dim);
   for (int i = 0; i < n_pages; ++i) {
     const int page = head.window[i];
-    c.key_rows->DecodePage(head.rows_k.Page(page), kPageTokens, rows.data());
-    c.key->EncodePage(rows.data(), kPageTokens, head.frozen_k.Page(n_frozen_ + i));
-    c.value_rows->DecodePage(head.rows_v.Page(page), kPageTokens, rows.data());
-    c.value->EncodePage(rows.data(), kPageTokens, head.frozen_v.Page(n_frozen_ + i));
+    c.key_rows->DecodePage(head.rows.Key(page), kPageTokens, rows.data());
+    c.key->EncodePage(rows.data(), kPageTokens, head.frozen.Key(n_frozen_ + i));
+    c.value_rows->DecodePage(head.rows.Value(page), kPageTokens, rows.data());
+    c.value->EncodePage(rows.data(), kPageTokens, head.frozen.Value(n_frozen_ + i));
   }
   head.free_rows.insert(head.free_rows.end(), head.window.begin(), head.window.begin() + n_pages);
   head.window.erase(head.window.begin(), head.window.begin() + n_pages);
@@ -147,17 +151,17 @@ void KvCache::Segments(int layer, int head_index, int n_uncommitted,
   out->clear();
   if (total <= 0) return;
   if (options_.n_sink > 0) {
-    out->push_back({c.key_rows.get(), c.value_rows.get(), head.rows_k.Page(0), head.rows_v.Page(0),
-                    0, static_cast<int>(std::min<int64_t>(total, options_.n_sink))});
+    out->push_back({c.key_rows.get(), c.value_rows.get(), head.rows.Key(0), head.rows.Value(0), 0,
+                    static_cast<int>(std::min<int64_t>(total, options_.n_sink))});
   }
   int64_t token = options_.n_sink;
   for (int64_t i = 0; i < n_frozen_; ++i, token += kPageTokens) {
-    out->push_back({c.key.get(), c.value.get(), head.frozen_k.Page(i), head.frozen_v.Page(i), token,
-                    kPageTokens});
+    out->push_back(
+        {c.key.get(), c.value.get(), head.frozen.Key(i), head.frozen.Value(i), token, kPageTokens});
   }
   for (std::size_t i = 0; token < total; ++i, token += kPageTokens) {
-    out->push_back({c.key_rows.get(), c.value_rows.get(), head.rows_k.Page(head.window[i]),
-                    head.rows_v.Page(head.window[i]), token,
+    out->push_back({c.key_rows.get(), c.value_rows.get(), head.rows.Key(head.window[i]),
+                    head.rows.Value(head.window[i]), token,
                     static_cast<int>(std::min<int64_t>(total - token, kPageTokens))});
   }
 }
@@ -181,14 +185,13 @@ Status KvCache::Truncate(int64_t n) {
       head.window.clear();
       const int page = head.free_rows.empty() ? head.n_rows++ : head.free_rows.back();
       if (!head.free_rows.empty()) head.free_rows.pop_back();
-      head.rows_k.Ensure(head.n_rows);
-      head.rows_v.Ensure(head.n_rows);
+      head.rows.Ensure(head.n_rows);
       const KvHeadCodecs& c = codecs_[i];
       const int count = static_cast<int>(in_window);
-      c.key->DecodePage(head.frozen_k.Page(kept), count, rows.data());
-      c.key_rows->EncodeRows(rows.data(), 0, count, head.rows_k.Page(page));
-      c.value->DecodePage(head.frozen_v.Page(kept), count, rows.data());
-      c.value_rows->EncodeRows(rows.data(), 0, count, head.rows_v.Page(page));
+      c.key->DecodePage(head.frozen.Key(kept), count, rows.data());
+      c.key_rows->EncodeRows(rows.data(), 0, count, head.rows.Key(page));
+      c.value->DecodePage(head.frozen.Value(kept), count, rows.data());
+      c.value_rows->EncodeRows(rows.data(), 0, count, head.rows.Value(page));
       head.window.push_back(page);
     } else {
       while (head.window.size() > window_pages) {
@@ -206,7 +209,7 @@ std::size_t KvCache::FrozenBytes() const {
   std::size_t bytes = 0;
   for (const Head& head : heads_) {
     bytes +=
-        (head.frozen_k.page_bytes + head.frozen_v.page_bytes) * static_cast<std::size_t>(n_frozen_);
+        (head.frozen.key_bytes + head.frozen.value_bytes) * static_cast<std::size_t>(n_frozen_);
   }
   return bytes;
 }
@@ -215,7 +218,7 @@ std::size_t KvCache::UsedBytes() const {
   const int64_t rows = n_tokens_ - n_frozen_ * kPageTokens;  // sink and window
   std::size_t bytes = FrozenBytes();
   for (const Head& head : heads_) {
-    bytes += (head.rows_k.page_bytes + head.rows_v.page_bytes) * static_cast<std::size_t>(rows) /
+    bytes += (head.rows.key_bytes + head.rows.value_bytes) * static_cast<std::size_t>(rows) /
              kPageTokens;
   }
   return bytes;
@@ -224,7 +227,7 @@ std::size_t KvCache::UsedBytes() const {
 std::size_t KvCache::AllocatedBytes() const {
   std::size_t bytes = 0;
   for (const Head& head : heads_) {
-    for (const PageStore* store : {&head.frozen_k, &head.frozen_v, &head.rows_k, &head.rows_v}) {
+    for (const PageStore* store : {&head.frozen, &head.rows}) {
       bytes +=
           store->slabs.size() * store->stride * static_cast<std::size_t>(store->pages_per_slab);
     }

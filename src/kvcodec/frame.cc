@@ -10,8 +10,8 @@
 //   error, so its outermost values may be clipped.
 // Shapes and layout: frame.h. Keys only.
 // Exactness: approximate. NaN counts as 0, an element beyond +-65504 as +-65504. Scores round the
-//   query to 8 bits per page: the added error of a score is at most half a step of
-//   max_d |q_d| scale_d / 127 times the sum of the codes, counted from their middle (tested).
+//   query to 8 bits per page, or to 12 where 8 would add more than a tenth of the error that the
+//   codes have already: one strong channel takes the whole scale when widths are not calibrated.
 // Cost: widths + 0.25 bits per element.
 // Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits.
 #include "kvcodec/frame.h"
@@ -81,6 +81,9 @@ FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t
     l.middle_bytes_S[s / 64 * 64 + 4 * FrameDword(s / 4) + s % 4] = static_cast<uint8_t>(middle);
     l.partner_S.push_back(channel < 0 ? int16_t{-1} : partner_D[channel]);
     if (channel < 0) continue;
+    // Codes of Gaussian numbers: about 4.5 deviations to either end of the range together.
+    const float spread = bits == 0 ? 0.0f : static_cast<float>(1 << bits) / 4.5f;
+    l.code_power += spread * spread;
     const int j = pair_D[channel];
     for (int i = 0; i < kFrameTiles; ++i) {
       const std::size_t at = static_cast<std::size_t>(i) * padded + s;

@@ -57,6 +57,9 @@ struct FrameLayout {
   // Middles of the code ranges [n_padded]: as numbers in slot order, and as bytes in the order of
   // the 8-bit query (64 at a time, FrameDword).
   std::vector<float> middle_S;
+  // Sum over the channels of the mean square of code - middle: what rounding errors of the 8-bit
+  // query are multiplied by.
+  float code_power = 0;
   std::vector<uint8_t> middle_bytes_S;
 };
 

@@ -3,6 +3,7 @@
 // Scores: per page and query head the scales of the channels go into the query, which is then
 // rounded to 8 bits; the rest is one unsigned times signed byte product per code (vpdpbusd). Codes
 // count from the middle of their range, so that the rounding of the query meets small numbers.
+// Where 8 bits are too few, four more follow in a second pass.
 #pragma once
 
 #include <cstddef>

@@ -90,6 +90,7 @@ struct ScoreJob {
   std::ptrdiff_t group_bytes;  // of q8, between 64 slots and the next
   const float* offset;         // [g][kFrameTiles]
   const float* unit;           // [g]: what one step of the integer sum is worth
+  bool add;                    // to the scores of an earlier pass, with steps of a sixteenth
   float* score_GT;
 };
 
@@ -103,11 +104,12 @@ void ScoreTiles(const ScoreJob& job, int head) {
   AddWidths<kMaxFrameBits, kFirst, kTiles, kG>(acc, job.layout, job.page + job.layout.first_code, 0,
                                                job.q8 + head * kFrameTiles * 64, job.group_bytes);
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-    const __m512 unit = Set(job.unit[head + h]);
+    const __m512 unit = Set(job.add ? job.unit[head + h] * 0.0625f : job.unit[head + h]);
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
-      const __m512 offset = Set(job.offset[(head + h) * kFrameTiles + kFirst + i]);
-      _mm512_storeu_ps(job.score_GT + (head + h) * kPageTokens + (kFirst + i) * kFrameTile,
-                       _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), unit, offset));
+      float* score = job.score_GT + (head + h) * kPageTokens + (kFirst + i) * kFrameTile;
+      const __m512 offset =
+          job.add ? _mm512_loadu_ps(score) : Set(job.offset[(head + h) * kFrameTiles + kFirst + i]);
+      _mm512_storeu_ps(score, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), unit, offset));
     }
   }
 }
@@ -150,7 +152,7 @@ PHASOR_INLINE __m256 SumRows(const __m512 v[8]) {
 
 // Per thread: the 8-bit query of the page at hand, and what its integer sums are turned back with.
 struct PageQuery {
-  AlignedBuffer<int8_t> q8;
+  AlignedBuffer<int8_t> q8, q8_fine;  // q8_fine: sixteenths of a step
   AlignedBuffer<float> scale, middle, offset, factor, unit;
 };
 
@@ -175,16 +177,19 @@ PHASOR_INLINE __m256 MaxRows(const __m512 v[8]) {
 
 // Units and their inverses of up to 8 heads: what the largest product of query and scale becomes
 // 126.9 = 2047 * 2032 / 2^15 by.
+// Returns whether 8 bits are too few for one of them.
 template <int kG>
-PHASOR_INLINE void FindUnits(const FrameLayout& layout, const float* largest, int g, int head,
+PHASOR_INLINE bool FindUnits(const FrameLayout& layout, const float* largest, int g, int head,
                              PageQuery* out) {
-  __m512 most[8];
-  PHASOR_UNROLL for (int h = 0; h < 8; ++h) most[h] = _mm512_setzero_ps();
+  __m512 most[8], power[8];
+  PHASOR_UNROLL for (int h = 0; h < 8; ++h) most[h] = power[h] = _mm512_setzero_ps();
   for (int s = 0; s < layout.n_padded; s += 16) {
     const __m512 scale = _mm512_load_ps(out->scale.data() + s);
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
       const float* at = largest + FrameQueryRow(s, g, head + h, 0) / kFrameTiles + s % 64;
-      most[h] = _mm512_max_ps(most[h], _mm512_mul_ps(_mm512_loadu_ps(at), scale));
+      const __m512 product = _mm512_mul_ps(_mm512_loadu_ps(at), scale);
+      most[h] = _mm512_max_ps(most[h], product);
+      power[h] = _mm512_fmadd_ps(product, product, power[h]);
     }
   }
   const __m256 bound = MaxRows(most);
@@ -193,15 +198,22 @@ PHASOR_INLINE void FindUnits(const FrameLayout& layout, const float* largest, in
   _mm256_storeu_ps(out->factor.data() + head,
                    _mm256_maskz_div_ps(usable, _mm256_set1_ps(2032.0f), bound));
   const __m256 step = _mm256_set1_ps(32768.0f / (2047.0f * 2032.0f));
-  _mm256_storeu_ps(out->unit.data() + head, _mm256_maskz_mul_ps(usable, bound, step));
+  const __m256 unit = _mm256_maskz_mul_ps(usable, bound, step);
+  _mm256_storeu_ps(out->unit.data() + head, unit);
+  // unit^2 / 12 code_power against sum (q scale)^2 / 12; a turning q is half its bound squared.
+  const __m256 added = _mm256_mul_ps(_mm256_mul_ps(unit, unit), _mm256_set1_ps(layout.code_power));
+  const __m256 allowed = _mm256_mul_ps(SumRows(power), _mm256_set1_ps(0.5f / 100.0f));
+  return _mm256_cmp_ps_mask(added, allowed, _CMP_GT_OQ) != 0;
 }
 
 // One head: query times scales to bytes, and per tile what the channels' middles contribute.
+template <bool kFine>
 PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h,
                             PageQuery* out) {
   const float* scale = out->scale.data();
   const float* middle = out->middle.data();
-  const __m512 factor = Set(out->factor[h]), unit = Set(out->unit[h]);
+  const __m512 factor = Set(kFine ? 16 * out->factor[h] : out->factor[h]);
+  const __m512 unit = Set(out->unit[h]);
   __m512 partial[kFrameTiles];
   PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) partial[i] = _mm512_setzero_ps();
   for (int s = 0; s < layout.n_padded; s += 64) {
@@ -222,14 +234,30 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
     const int16_t* normalized = query.normalized + row;
     const float* turned = query.turned + row;
     int8_t* q8 = out->q8.data() + row;
+    int8_t* q8_fine = kFine ? out->q8_fine.data() + row : nullptr;
     PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) {
-      const __m512i q0 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i), m0);
-      const __m512i q1 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i + 32), m1);
+      __m512i q0 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i), m0);
+      __m512i q1 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i + 32), m1);
+      __m512 below_fine = _mm512_setzero_ps();
+      if constexpr (kFine) {
+        const __m512i whole0 = _mm512_srai_epi16(_mm512_add_epi16(q0, _mm512_set1_epi16(8)), 4);
+        const __m512i whole1 = _mm512_srai_epi16(_mm512_add_epi16(q1, _mm512_set1_epi16(8)), 4);
+        const __m512i rest = _mm512_packs_epi16(_mm512_sub_epi16(q0, _mm512_slli_epi16(whole0, 4)),
+                                                _mm512_sub_epi16(q1, _mm512_slli_epi16(whole1, 4)));
+        _mm512_storeu_si512(q8_fine + 64 * i, rest);
+        below_fine = _mm512_mul_ps(
+            _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), middle_codes, rest)),
+            Set(0.0625f));
+        q0 = whole0;
+        q1 = whole1;
+      }
       const __m512i q = _mm512_packs_epi16(q0, q1);
       _mm512_storeu_si512(q8 + 64 * i, q);
       const __m512i below = _mm512_dpbusd_epi32(_mm512_setzero_si512(), middle_codes, q);
       const float* t = turned + 64 * i;
-      __m512 sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(below), unit, partial[i]);
+      __m512 codes_below = _mm512_cvtepi32_ps(below);
+      if constexpr (kFine) codes_below = _mm512_add_ps(codes_below, below_fine);
+      __m512 sum = _mm512_fnmadd_ps(codes_below, unit, partial[i]);
       sum = _mm512_fmadd_ps(_mm512_loadu_ps(t), middle0, sum);
       sum = _mm512_fmadd_ps(_mm512_loadu_ps(t + 16), middle1, sum);
       sum = _mm512_fmadd_ps(_mm512_loadu_ps(t + 32), middle2, sum);
@@ -239,7 +267,8 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
   _mm256_storeu_ps(out->offset.data() + h * kFrameTiles, SumRows(partial));
 }
 
-void FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+// Returns whether the query needs its second pass.
+bool FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
                 PageQuery* out) {
   const int n = layout.n_padded, n_slots = 4 * layout.n_quads;
   for (int s = 0; s < n; s += 16) {
@@ -251,43 +280,33 @@ void FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const
     _mm512_store_ps(out->middle.data() + s,
                     _mm512_fmadd_ps(step, _mm512_loadu_ps(layout.middle_S.data() + s), low));
   }
+  bool fine = false;
   for (int head = 0; head < g; head += 4) {
     switch (std::min(g - head, 4)) {
       case 1:
-        FindUnits<1>(layout, query.largest, g, head, out);
+        fine |= FindUnits<1>(layout, query.largest, g, head, out);
         break;
       case 2:
-        FindUnits<2>(layout, query.largest, g, head, out);
+        fine |= FindUnits<2>(layout, query.largest, g, head, out);
         break;
       case 3:
-        FindUnits<3>(layout, query.largest, g, head, out);
+        fine |= FindUnits<3>(layout, query.largest, g, head, out);
         break;
       default:
-        FindUnits<4>(layout, query.largest, g, head, out);
+        fine |= FindUnits<4>(layout, query.largest, g, head, out);
         break;
     }
   }
-  for (int h = 0; h < g; ++h) FoldHead(layout, query, g, h, out);
+  if (!fine) {
+    for (int h = 0; h < g; ++h) FoldHead<false>(layout, query, g, h, out);
+    return false;
+  }
+  out->q8_fine.Resize(out->q8.size());
+  for (int h = 0; h < g; ++h) FoldHead<true>(layout, query, g, h, out);
+  return true;
 }
 
-void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                 int /*n_tokens*/, float* score_GT) {
-  static thread_local PageQuery scratch;
-  const std::size_t n = static_cast<std::size_t>(layout.n_padded);
-  scratch.scale.Resize(n);
-  scratch.middle.Resize(n);
-  scratch.unit.Resize(static_cast<std::size_t>(g) + 8);
-  scratch.factor.Resize(static_cast<std::size_t>(g) + 8);
-  scratch.offset.Resize(static_cast<std::size_t>(g) * kFrameTiles);
-  scratch.q8.Resize(static_cast<std::size_t>(g) * kFrameTiles * n);
-  FoldScales(layout, query, g, page, &scratch);
-  const ScoreJob job = {layout,
-                        page,
-                        scratch.q8.data(),
-                        static_cast<std::ptrdiff_t>(g) * kFrameTiles * 64,
-                        scratch.offset.data(),
-                        scratch.unit.data(),
-                        score_GT};
+void ScorePass(const ScoreJob& job, int g) {
   int head = 0;
   for (; g - head > 8; head += 4) ScoreHeads<4>(job, head);
   switch (g - head) {
@@ -308,6 +327,32 @@ void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, cons
     default:
       return ScoreHeads<8>(job, head);
   }
+}
+
+void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+                 int /*n_tokens*/, float* score_GT) {
+  static thread_local PageQuery scratch;
+  const std::size_t n = static_cast<std::size_t>(layout.n_padded);
+  scratch.scale.Resize(n);
+  scratch.middle.Resize(n);
+  scratch.unit.Resize(static_cast<std::size_t>(g) + 8);
+  scratch.factor.Resize(static_cast<std::size_t>(g) + 8);
+  scratch.offset.Resize(static_cast<std::size_t>(g) * kFrameTiles);
+  scratch.q8.Resize(static_cast<std::size_t>(g) * kFrameTiles * n);
+  const bool fine = FoldScales(layout, query, g, page, &scratch);
+  ScoreJob job = {layout,
+                  page,
+                  scratch.q8.data(),
+                  static_cast<std::ptrdiff_t>(g) * kFrameTiles * 64,
+                  scratch.offset.data(),
+                  scratch.unit.data(),
+                  /*add=*/false,
+                  score_GT};
+  ScorePass(job, g);
+  if (!fine) return;
+  job.q8 = scratch.q8_fine.data();
+  job.add = true;
+  ScorePass(job, g);
 }
 
 void PrepareAvx512(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query) {

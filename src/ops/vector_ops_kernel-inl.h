@@ -80,7 +80,24 @@ float MaxKernel(const float* x, int64_t n, float start) {
   return result;
 }
 
-// x = exp(x - max) in place; returns the sum.
+// e^x for x <= 0, which is all a softmax asks for, in half the steps of the general one: relative
+// error below 2e-6 down to -16, 1e-5 below; e^-86 stands for everything smaller.
+inline hn::Vec<F> ExpOfNegative(F f, hn::Vec<F> x) {
+  const hn::RebindToSigned<F> i;
+  const auto y = hn::Mul(hn::Max(x, hn::Set(f, -86.0f)), hn::Set(f, 1.44269504f));
+  const auto n = hn::NearestInt(y);
+  const auto r = hn::Sub(y, hn::ConvertTo(f, n));
+  // 2^r on [-1/2, 1/2].
+  auto p = hn::MulAdd(r, hn::Set(f, 1.5403531e-4f), hn::Set(f, 1.3333558e-3f));
+  p = hn::MulAdd(p, r, hn::Set(f, 9.6181291e-3f));
+  p = hn::MulAdd(p, r, hn::Set(f, 5.5504109e-2f));
+  p = hn::MulAdd(p, r, hn::Set(f, 2.4022651e-1f));
+  p = hn::MulAdd(p, r, hn::Set(f, 6.9314718e-1f));
+  p = hn::MulAdd(p, r, hn::Set(f, 1.0f));
+  return hn::BitCast(f, hn::Add(hn::BitCast(i, p), hn::ShiftLeft<23>(n)));
+}
+
+// x = exp(x - max) in place, max at least the largest; returns the sum.
 float ExpSumKernel(float* x, int64_t n, float max) {
   const F f;
   const auto shift = hn::Set(f, max);
@@ -88,13 +105,13 @@ float ExpSumKernel(float* x, int64_t n, float max) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    const auto e = hn::Exp(f, hn::Sub(hn::LoadU(f, x + i), shift));
+    const auto e = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i), shift));
     sum = hn::Add(sum, e);
     hn::StoreU(e, f, x + i);
   }
   float total = hn::GetLane(hn::SumOfLanes(f, sum));
   if (i < n) {
-    const auto e = hn::Exp(f, hn::Sub(LoadSome(x + i, n - i), shift));
+    const auto e = ExpOfNegative(f, hn::Sub(LoadSome(x + i, n - i), shift));
     StoreSome(e, n - i, x + i);
     for (; i < n; ++i) total += x[i];
   }
