@@ -144,7 +144,11 @@ def run_rounds(contestants, n_rounds):
         for unit in units:
             able = [engine for engine in contestants if unit in engine.units()]
             for engine in able[turn % len(able):] + able[:turn % len(able)]:
-                found[engine.label].update(engine.measure(unit))
+                fresh = engine.measure(unit)
+                found[engine.label].update(fresh)
+                for name, figure in fresh.items():  # a long run that is cut off has told something
+                    print(f"  {name:<16} {engine.label:<40} {figure['ts']:10.2f} t/s  "
+                          f"{shown(figure['min_ms'], 3):>10} ms", file=sys.stderr)
             turn += 1
         rounds.append(found)
         print(f"round {index + 1} of {n_rounds} done", file=sys.stderr)
@@ -257,4 +261,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("compare: stopped by Ctrl-C")
