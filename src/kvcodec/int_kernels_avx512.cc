@@ -373,7 +373,7 @@ template <int BITS, int G>
 void AccumulateHeads(const IntAccumulateArgs& a, const BlockWeights& w, int head, int slot,
                      int lane, int end) {
   // Accumulators, levels and constants stay in 32 registers.
-  constexpr int kBlocks = BITS == 8 || G > 5 ? 2 : 4;
+  constexpr int kBlocks = BITS == 8 || G > 4 ? 2 : 4;
   for (; lane + kBlocks <= end; lane += kBlocks) {
     AccumulateLanes<BITS, G, kBlocks>(a, w, head, slot, lane);
   }
