@@ -420,13 +420,17 @@ template <int BITS, int BOOK_BITS, int G>
 void AccumulateHeads(const IntAccumulateArgs& a, BlockWeights* w, int block, int head) {
   const IntPageShape& shape = *a.shape;
   const auto* scales = reinterpret_cast<const uint16_t*>(a.page) + block * kPageTokens;
+  const bool full = a.n_tokens == kPageTokens;  // nearly always: no masks
   bool any = false, rest = false;
   for (int i = 0; i < G; ++i) {
-    FindLargest(a.weight_GT + (head + i) * kPageTokens, a.n_tokens, w, i);
+    const float* weight = a.weight_GT + (head + i) * kPageTokens;
+    full ? FindLargest(weight, kPageTokens, w, i) : FindLargest(weight, a.n_tokens, w, i);
   }
   for (int i = 0; i < G; ++i) {
-    any |= QuantizeWeights<BITS>(a.weight_GT + (head + i) * kPageTokens, a.n_tokens,
-                                 Thresholds(scales, head + i), w, i);
+    const float* weight = a.weight_GT + (head + i) * kPageTokens;
+    const float* threshold = Thresholds(scales, head + i);
+    any |= full ? QuantizeWeights<BITS>(weight, kPageTokens, threshold, w, i)
+                : QuantizeWeights<BITS>(weight, a.n_tokens, threshold, w, i);
     rest |= w->rest[i];
   }
   if (!any) return;

@@ -406,6 +406,7 @@ template <int BITS>
 void AccumulateBits(const IntAccumulateArgs& a) {
   const IntPageShape& shape = *a.shape;
   const auto* scales = reinterpret_cast<const uint16_t*>(a.page);
+  const bool full = a.n_tokens == kPageTokens;  // nearly always: no masks
   BlockWeights w;
   for (int b = 0; b < shape.n_blocks; ++b) {
     const uint16_t* scale = scales + b * kPageTokens;
@@ -418,11 +419,15 @@ void AccumulateBits(const IntAccumulateArgs& a) {
       int n_rest = 0;
       for (int i = 0; BITS == 8 && i < n; ++i) {
         __m512 product[kVectors];
-        w.largest[i] = Products(a.weight_GT + (first + i) * kPageTokens, a.n_tokens, w, product);
+        const float* weight = a.weight_GT + (first + i) * kPageTokens;
+        w.largest[i] = full ? Products(weight, kPageTokens, w, product)
+                            : Products(weight, a.n_tokens, w, product);
       }
       for (int i = 0; i < n; ++i) {
-        any |= QuantizeWeights<BITS>(a.weight_GT + (first + i) * kPageTokens, a.n_tokens,
-                                     Thresholds(scale, first + i), &w, i);
+        const float* weight = a.weight_GT + (first + i) * kPageTokens;
+        const float* threshold = Thresholds(scale, first + i);
+        any |= full ? QuantizeWeights<BITS>(weight, kPageTokens, threshold, &w, i)
+                    : QuantizeWeights<BITS>(weight, a.n_tokens, threshold, &w, i);
         n_rest += w.rest[i] ? 1 : 0;
       }
       if (!any) continue;
