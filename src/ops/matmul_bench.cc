@@ -217,7 +217,7 @@ void RegisterAll() {
   constexpr int64_t kModelBytes = 64 << 20;
   for (int threads : {1, 2}) {
     const std::string suffix = "/threads:" + std::to_string(threads);
-    Register("stream" + suffix, BenchStream, threads, kModelBytes);
+    Register("stream" + suffix, BenchStream, threads, 4 * kModelBytes);
     for (const WeightCodecInfo* codec : WeightCodecs()) {
       Register("matvec/" + std::string(codec->id) + "/2048x2048" + suffix, BenchMatVec, codec,
                int64_t{2048}, int64_t{2048}, threads, kModelBytes);
