@@ -30,24 +30,52 @@ struct PreparedQueries {
   AlignedBuffer<std::byte> pages, rows;
 };
 
-void AttendSegment(const KvSegment& s, const PreparedQueries& q, bool is_row, int g, int D,
-                   int first_visible, int n_visible, float* scores_GT, const Partial& p) {
+// Asks for the lines of the pages that come next, a few at a time between the steps of the present
+// ones: hardware prefetch alone starts too late at the beginning of every page, and more requests
+// at once than the core can keep open hold up everything behind them.
+class PagePrefetch {
+ public:
+  PagePrefetch(const KvSegment* next, int n_steps) {
+    if (next == nullptr) return;
+    at_[0] = next->key_page;
+    at_[1] = next->value_page;
+    left_[0] = static_cast<int>((next->key_codec->PageBytes() + 63) / 64);
+    left_[1] = static_cast<int>((next->value_codec->PageBytes() + 63) / 64);
+    per_step_ = (left_[0] + left_[1] + n_steps - 1) / n_steps;
+  }
+  void Step() {
+    int n = per_step_;
+    for (int i = 0; i < 2; ++i) {
+      for (; n > 0 && left_[i] > 0; --n, --left_[i], at_[i] += 64) {
+        __builtin_prefetch(at_[i], 0, 2);
+      }
+    }
+  }
+
+ private:
+  const std::byte* at_[2] = {};
+  int left_[2] = {};
+  int per_step_ = 0;
+};
+
+// next: the segment after this one, or null.
+void AttendSegment(const KvSegment& s, const KvSegment* next, const PreparedQueries& q, bool is_row,
+                   int g, int D, int first_visible, int n_visible, float* scores_GT,
+                   const Partial& p) {
+  PagePrefetch prefetch(next, g + 2);
+  prefetch.Step();
   const std::byte* prepared = is_row ? q.rows.data() : q.pages.data();
   s.key_codec->ScorePage(prepared, g, s.key_page, n_visible, scores_GT);
   for (int i = 0; i < g; ++i) {
+    prefetch.Step();
     float* row = scores_GT + i * kPageTokens;
     const float factor =
         OnlineSoftmax(row + first_visible, n_visible - first_visible, &p.max[i], &p.sum[i]);
     std::fill(row, row + first_visible, 0.0f);
     if (factor != 1.0f) Scale(factor, D, p.out + static_cast<int64_t>(i) * D);
   }
+  prefetch.Step();
   s.value_codec->AccumulatePage(scores_GT, g, s.value_page, n_visible, p.out);
-}
-
-// Asks for the lines of a page that the next step reads; hardware prefetch alone starts too late at
-// the beginning of every page.
-void Prefetch(const std::byte* page, std::size_t n_bytes) {
-  for (std::size_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(page + i, 0, 2);
 }
 
 }  // namespace
@@ -59,6 +87,12 @@ struct AttentionScratch::Impl {
   AlignedBuffer<float> partials;
   std::vector<AlignedBuffer<float>> scores;  // per thread
   PrefillScratch prefill;
+  // Many queries on the codes: each thread works on queries of its own.
+  struct Alone {
+    std::unique_ptr<Impl> scratch = std::make_unique<Impl>();
+    ThreadPool pool{1};
+  };
+  std::vector<std::unique_ptr<Alone>> alone;
 };
 
 AttentionScratch::AttentionScratch() : impl_(std::make_unique<Impl>()) {}
@@ -103,17 +137,13 @@ void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores_
                              : 0;
   for (int i = begin; i < end; ++i) {
     const KvSegment& s = job.s.segments[head][i];
-    if (i + 1 < end) {
-      const KvSegment& next = job.s.segments[head][i + 1];
-      Prefetch(next.key_page, next.key_codec->PageBytes());
-      Prefetch(next.value_page, next.value_codec->PageBytes());
-    }
+    const KvSegment* next = i + 1 < end ? &job.s.segments[head][i + 1] : nullptr;
     const int n_visible =
         static_cast<int>(std::min<int64_t>(s.n_tokens, job.visible - s.first_token));
     const int first = static_cast<int>(std::max<int64_t>(0, oldest - s.first_token));
     if (first >= n_visible) continue;
-    AttendSegment(s, job.s.prepared[head], s.key_codec == c.key_rows.get(), g, D, first, n_visible,
-                  scores_GT, p);
+    AttendSegment(s, next, job.s.prepared[head], s.key_codec == c.key_rows.get(), g, D, first,
+                  n_visible, scores_GT, p);
   }
 }
 
@@ -186,6 +216,25 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   }
 }
 
+// Decode for a whole block of queries. Each thread takes queries, not heads: a region per query
+// would spend its time starting.
+void AttendOnCodes(const AttentionShape& shape, const KvCache& cache, int layer, int n_new,
+                   float* q_THD, float* out_THD, AttentionScratch::Impl& s, ThreadPool& pool) {
+  const int64_t row = static_cast<int64_t>(shape.n_heads) * shape.head_dim;
+  while (static_cast<int>(s.alone.size()) < pool.size()) {
+    s.alone.push_back(std::make_unique<AttentionScratch::Impl::Alone>());
+  }
+  std::atomic<int> next{0};
+  pool.RunSharing([&](int thread) {
+    AttentionScratch::Impl::Alone& alone = *s.alone[thread];
+    for (int t; (t = next.fetch_add(1)) < n_new;) {
+      AttendOne({shape, cache, layer, cache.n_tokens() + t + 1, q_THD + t * row, out_THD + t * row,
+                 *alone.scratch, alone.pool},
+                n_new);
+    }
+  });
+}
+
 }  // namespace
 
 void Attend(const AttentionShape& shape, const KvCache& cache, int layer, int n_new, float* q_THD,
@@ -198,6 +247,10 @@ void Attend(const AttentionShape& shape, const KvCache& cache, int layer, int n_
                  scratch.impl(), pool},
                 n_new);
     }
+    return;
+  }
+  if (shape.score_codes) {
+    AttendOnCodes(shape, cache, layer, n_new, q_THD, out_THD, scratch.impl(), pool);
     return;
   }
   AttendPrefill(shape, cache, layer, n_new, q_THD, out_THD, scratch.impl().prefill, pool);

@@ -10,7 +10,7 @@
 //   error, so its outermost values may be clipped.
 // Shapes and layout: frame.h. Keys only.
 // Exactness: approximate. NaN counts as 0, an element beyond +-65504 as +-65504. Scores round the
-//   query to 8 bits per page, or to 12 where 8 would add more than a tenth of the error that the
+//   query to 8 bits per page, or to 12 where 8 would add more than a seventh of the error that the
 //   codes have already: one strong channel takes the whole scale when widths are not calibrated.
 // Cost: widths + 0.25 bits per element.
 // Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits.

@@ -17,6 +17,7 @@ HWY_EXPORT(RmsNormKernel);
 HWY_EXPORT(SwiGluKernel);
 HWY_EXPORT(MaxKernel);
 HWY_EXPORT(ExpSumKernel);
+HWY_EXPORT(OnlineSoftmaxKernel);
 HWY_EXPORT(ExpSumConstKernel);
 HWY_EXPORT(KlKernel);
 HWY_EXPORT(AxpyKernel);
@@ -40,11 +41,7 @@ void Softmax(float* x, int64_t n) {
 }
 
 float OnlineSoftmax(float* x, int64_t n, float* max, float* sum) {
-  float new_max = HWY_DYNAMIC_DISPATCH(MaxKernel)(x, n, *max);
-  float factor = *max == new_max ? 1.0f : std::exp(*max - new_max);
-  *max = new_max;
-  *sum = *sum * factor + HWY_DYNAMIC_DISPATCH(ExpSumKernel)(x, n, new_max);
-  return factor;
+  return HWY_DYNAMIC_DISPATCH(OnlineSoftmaxKernel)(x, n, max, sum);
 }
 
 void Axpy(float a, const float* x, int64_t n, float* y) {

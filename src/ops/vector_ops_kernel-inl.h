@@ -87,13 +87,12 @@ inline hn::Vec<F> ExpOfNegative(F f, hn::Vec<F> x) {
   const auto y = hn::Mul(hn::Max(x, hn::Set(f, -86.0f)), hn::Set(f, 1.44269504f));
   const auto n = hn::NearestInt(y);
   const auto r = hn::Sub(y, hn::ConvertTo(f, n));
-  // 2^r on [-1/2, 1/2].
-  auto p = hn::MulAdd(r, hn::Set(f, 1.5403531e-4f), hn::Set(f, 1.3333558e-3f));
-  p = hn::MulAdd(p, r, hn::Set(f, 9.6181291e-3f));
-  p = hn::MulAdd(p, r, hn::Set(f, 5.5504109e-2f));
-  p = hn::MulAdd(p, r, hn::Set(f, 2.4022651e-1f));
-  p = hn::MulAdd(p, r, hn::Set(f, 6.9314718e-1f));
-  p = hn::MulAdd(p, r, hn::Set(f, 1.0f));
+  // 2^r on [-1/2, 1/2], within 2e-7.
+  auto p = hn::MulAdd(r, hn::Set(f, 1.34004e-3f), hn::Set(f, 9.67604e-3f));
+  p = hn::MulAdd(p, r, hn::Set(f, 5.550327e-2f));
+  p = hn::MulAdd(p, r, hn::Set(f, 2.4022107e-1f));
+  p = hn::MulAdd(p, r, hn::Set(f, 6.9314721e-1f));
+  p = hn::MulAdd(p, r, hn::Set(f, 1.0000001f));
   return hn::BitCast(f, hn::Add(hn::BitCast(i, p), hn::ShiftLeft<23>(n)));
 }
 
@@ -116,6 +115,51 @@ float ExpSumKernel(float* x, int64_t n, float max) {
     for (; i < n; ++i) total += x[i];
   }
   return total;
+}
+
+// Softmax of one more stretch of a row: raises *max to cover x, turns x into exp(x - *max) and adds
+// it to *sum. Returns what earlier terms are to be multiplied by. Four vectors at a time, so that
+// their steps overlap; a stretch is short.
+float OnlineSoftmaxKernel(float* x, int64_t n, float* max, float* sum) {
+  const F f;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f)), four = 4 * lanes;
+  float new_max = *max;
+  int64_t i = 0;
+  if (n >= four) {
+    auto a = hn::LoadU(f, x), b = hn::LoadU(f, x + lanes);
+    auto c = hn::LoadU(f, x + 2 * lanes), d = hn::LoadU(f, x + 3 * lanes);
+    for (i = four; i + four <= n; i += four) {
+      a = hn::Max(a, hn::LoadU(f, x + i));
+      b = hn::Max(b, hn::LoadU(f, x + i + lanes));
+      c = hn::Max(c, hn::LoadU(f, x + i + 2 * lanes));
+      d = hn::Max(d, hn::LoadU(f, x + i + 3 * lanes));
+    }
+    const auto most = hn::Max(hn::Max(a, b), hn::Max(c, d));
+    new_max = hn::GetLane(hn::MaxOfLanes(f, hn::Max(most, hn::Set(f, new_max))));
+  }
+  for (; i < n; ++i) new_max = x[i] > new_max ? x[i] : new_max;
+  const float factor = *max == new_max ? 1.0f : std::exp(*max - new_max);
+  *max = new_max;
+  const auto shift = hn::Set(f, new_max);
+  auto s0 = hn::Zero(f), s1 = s0, s2 = s0, s3 = s0;
+  for (i = 0; i + four <= n; i += four) {
+    const auto a = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i), shift));
+    const auto b = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i + lanes), shift));
+    const auto c = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i + 2 * lanes), shift));
+    const auto d = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i + 3 * lanes), shift));
+    hn::StoreU(a, f, x + i);
+    hn::StoreU(b, f, x + i + lanes);
+    hn::StoreU(c, f, x + i + 2 * lanes);
+    hn::StoreU(d, f, x + i + 3 * lanes);
+    s0 = hn::Add(s0, a);
+    s1 = hn::Add(s1, b);
+    s2 = hn::Add(s2, c);
+    s3 = hn::Add(s3, d);
+  }
+  float total = hn::GetLane(hn::SumOfLanes(f, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
+  if (i < n) total += ExpSumKernel(x + i, n - i, new_max);
+  *sum = *sum * factor + total;
+  return factor;
 }
 
 // Sum of exp(x - max) without changing x.
