@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include "attention/attention_internal.h"
 #include "base/check.h"
@@ -30,52 +31,90 @@ struct PreparedQueries {
   AlignedBuffer<std::byte> pages, rows;
 };
 
+// Pages that go through scores, softmax and values together, so that the steps of one overlap with
+// those of the others.
+constexpr int kBatchPages = 4;
+
 // Asks for the lines of the pages that come next, a few at a time between the steps of the present
 // ones: hardware prefetch alone starts too late at the beginning of every page, and more requests
 // at once than the core can keep open hold up everything behind them.
 class PagePrefetch {
  public:
-  PagePrefetch(const KvSegment* next, int n_steps) {
-    if (next == nullptr) return;
-    at_[0] = next->key_page;
-    at_[1] = next->value_page;
-    left_[0] = static_cast<int>((next->key_codec->PageBytes() + 63) / 64);
-    left_[1] = static_cast<int>((next->value_codec->PageBytes() + 63) / 64);
-    per_step_ = (left_[0] + left_[1] + n_steps - 1) / n_steps;
+  PagePrefetch(std::span<const KvSegment> next, int n_steps) : next_(next) {
+    int n_lines = 0;
+    for (const KvSegment& s : next) {
+      n_lines += Lines(s.key_codec->PageBytes()) + Lines(s.value_codec->PageBytes());
+    }
+    per_step_ = (n_lines + n_steps - 1) / n_steps;
   }
   void Step() {
-    int n = per_step_;
-    for (int i = 0; i < 2; ++i) {
-      for (; n > 0 && left_[i] > 0; --n, --left_[i], at_[i] += 64) {
-        __builtin_prefetch(at_[i], 0, 2);
-      }
+    for (int n = per_step_; n > 0; --n, --left_, at_ += 64) {
+      if (left_ == 0 && !NextPage()) return;
+      __builtin_prefetch(at_, 0, 2);
     }
   }
 
  private:
-  const std::byte* at_[2] = {};
-  int left_[2] = {};
-  int per_step_ = 0;
+  static int Lines(std::size_t n_bytes) { return static_cast<int>((n_bytes + 63) / 64); }
+
+  bool NextPage() {
+    if (n_begun_ == 2 * next_.size()) return false;
+    const KvSegment& s = next_[n_begun_ / 2];
+    const bool key = n_begun_ % 2 == 0;
+    at_ = key ? s.key_page : s.value_page;
+    left_ = Lines((key ? s.key_codec : s.value_codec)->PageBytes());
+    ++n_begun_;
+    return true;
+  }
+
+  std::span<const KvSegment> next_;
+  std::size_t n_begun_ = 0;
+  const std::byte* at_ = nullptr;
+  int left_ = 0, per_step_ = 0;
 };
 
-// next: the segment after this one, or null.
-void AttendSegment(const KvSegment& s, const KvSegment* next, const PreparedQueries& q, bool is_row,
-                   int g, int D, int first_visible, int n_visible, float* scores_GT,
-                   const Partial& p) {
-  PagePrefetch prefetch(next, g + 2);
-  prefetch.Step();
-  const std::byte* prepared = is_row ? q.rows.data() : q.pages.data();
-  s.key_codec->ScorePage(prepared, g, s.key_page, n_visible, scores_GT);
-  for (int i = 0; i < g; ++i) {
+// The part of a segment that a query sees.
+struct Visible {
+  int first, end;
+};
+
+// Up to kBatchPages segments in one encoding. scores: [kBatchPages, g, kPageTokens]. next: the
+// segments after these, to be fetched meanwhile.
+void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
+                    std::span<const KvSegment> next, const std::byte* prepared, int g, int D,
+                    float* scores, const Partial& p) {
+  const int n = static_cast<int>(segments.size());
+  PagePrefetch prefetch(next, n * (g + 2));
+  auto row = [&](int page, int head) {
+    return scores + (static_cast<int64_t>(page) * g + head) * kPageTokens;
+  };
+  for (int k = 0; k < n; ++k) {
     prefetch.Step();
-    float* row = scores_GT + i * kPageTokens;
-    const float factor =
-        OnlineSoftmax(row + first_visible, n_visible - first_visible, &p.max[i], &p.sum[i]);
-    std::fill(row, row + first_visible, 0.0f);
-    if (factor != 1.0f) Scale(factor, D, p.out + static_cast<int64_t>(i) * D);
+    const KvSegment& s = segments[k];
+    s.key_codec->ScorePage(prepared, g, s.key_page, visible[k].end, row(k, 0));
   }
-  prefetch.Step();
-  s.value_codec->AccumulatePage(scores_GT, g, s.value_page, n_visible, p.out);
+  for (int i = 0; i < g; ++i) {
+    float max = p.max[i];
+    for (int k = 0; k < n; ++k) {
+      max = MaxOf(row(k, i) + visible[k].first, visible[k].end - visible[k].first, max);
+    }
+    if (max != p.max[i]) {
+      const float factor = std::exp(p.max[i] - max);
+      Scale(factor, D, p.out + static_cast<int64_t>(i) * D);
+      p.sum[i] *= factor;
+      p.max[i] = max;
+    }
+    for (int k = 0; k < n; ++k) {
+      prefetch.Step();
+      std::fill_n(row(k, i), visible[k].first, 0.0f);
+      p.sum[i] += ExpSum(row(k, i) + visible[k].first, visible[k].end - visible[k].first, max);
+    }
+  }
+  for (int k = 0; k < n; ++k) {
+    prefetch.Step();
+    const KvSegment& s = segments[k];
+    s.value_codec->AccumulatePage(row(k, 0), g, s.value_page, visible[k].end, p.out);
+  }
 }
 
 }  // namespace
@@ -125,8 +164,7 @@ void PrepareHead(const DecodeJob& job, int head) {
 }
 
 // Runs segments [begin, end) of one head into a fresh partial result.
-void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores_GT,
-              const Partial& p) {
+void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores, const Partial& p) {
   const int g = job.shape.n_heads / job.shape.n_kv_heads, D = job.shape.head_dim;
   const KvHeadCodecs& c = job.cache.codecs(job.layer, head);
   std::fill(p.max, p.max + g, -INFINITY);
@@ -135,15 +173,30 @@ void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores_
   const int64_t oldest = job.shape.sliding_window > 0
                              ? std::max<int64_t>(0, job.visible - job.shape.sliding_window)
                              : 0;
-  for (int i = begin; i < end; ++i) {
-    const KvSegment& s = job.s.segments[head][i];
-    const KvSegment* next = i + 1 < end ? &job.s.segments[head][i + 1] : nullptr;
-    const int n_visible =
-        static_cast<int>(std::min<int64_t>(s.n_tokens, job.visible - s.first_token));
-    const int first = static_cast<int>(std::max<int64_t>(0, oldest - s.first_token));
-    if (first >= n_visible) continue;
-    AttendSegment(s, next, job.s.prepared[head], s.key_codec == c.key_rows.get(), g, D, first,
-                  n_visible, scores_GT, p);
+  const std::vector<KvSegment>& all = job.s.segments[head];
+  for (int i = begin; i < end;) {
+    // Segments in the same encoding, as far as the query sees any of them.
+    Visible visible[kBatchPages];
+    int n = 0;
+    for (; n < kBatchPages && i + n < end; ++n) {
+      const KvSegment& s = all[i + n];
+      if (s.key_codec != all[i].key_codec) break;
+      const int last = static_cast<int>(std::min<int64_t>(s.n_tokens, job.visible - s.first_token));
+      const int first = static_cast<int>(std::max<int64_t>(0, oldest - s.first_token));
+      if (first >= last) break;
+      visible[n] = {first, last};
+    }
+    if (n == 0) {
+      ++i;
+      continue;
+    }
+    const int n_next = std::min(kBatchPages, end - i - n);
+    const std::span<const KvSegment> rest(all.data() + i, static_cast<std::size_t>(n + n_next));
+    const bool is_row = all[i].key_codec == c.key_rows.get();
+    const PreparedQueries& q = job.s.prepared[head];
+    AttendSegments(rest.first(n), visible, rest.subspan(n), (is_row ? q.rows : q.pages).data(), g,
+                   D, scores, p);
+    i += n;
   }
 }
 
@@ -195,7 +248,7 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   std::atomic<int> next_head{0}, next_item{0}, prepared{0};
   job.pool.RunSharing([&](int thread) {
     AlignedBuffer<float>& scores = s.scores[thread];
-    scores.Resize(static_cast<std::size_t>(g) * kPageTokens);
+    scores.Resize(static_cast<std::size_t>(kBatchPages) * g * kPageTokens);
     for (int h; (h = next_head.fetch_add(1)) < n_kv;) {
       PrepareHead(job, h);
       prepared.fetch_add(1, std::memory_order_release);

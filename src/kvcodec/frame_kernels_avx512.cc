@@ -9,6 +9,7 @@
 #include "kvcodec/page_avx512-inl.h"
 
 PHASOR_BEGIN_AVX512
+#include "simd/dot_bytes_avx512.h"
 namespace phasor {
 namespace {
 
@@ -49,21 +50,13 @@ PHASOR_INLINE __m512i TileCodes(const std::byte* quad) {
   return code;
 }
 
-// acc += 16 sums of 4 products, codes times the same 4 bytes. Written out because GCC 12 otherwise
-// copies the sums to other registers and back around every step.
-PHASOR_INLINE void AddProducts(__m512i& acc, __m512i code, const int8_t* q4) {
-  asm("vpdpbusd %2%{1to16%}, %1, %0"
-      : "+v"(acc)
-      : "v"(code), "m"(*reinterpret_cast<const int32_t*>(q4)));
-}
-
 // acc[tile][head] += codes times query over the quads of one width; tiles kFirst, kFirst + 1, ...
 template <int kBits, int kFirst, int kTiles, int kG, int kTile = 0>
 PHASOR_INLINE void AddTiles(__m512i (&acc)[kTiles][kG], const std::byte* quad, const int8_t* q8) {
   if constexpr (kTile < kTiles) {
     const __m512i code = TileCodes<kBits, kFirst + kTile>(quad);
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      AddProducts(acc[kTile][h], code, q8 + 64 * (h * kFrameTiles + kFirst + kTile));
+      AddByteProducts(acc[kTile][h], code, q8 + 64 * (h * kFrameTiles + kFirst + kTile));
     }
     AddTiles<kBits, kFirst, kTiles, kG, kTile + 1>(acc, quad, q8);
   }

@@ -19,6 +19,7 @@
 #endif
 
 PHASOR_BEGIN_AVX512
+#include "simd/dot_bytes_avx512.h"
 namespace phasor {
 namespace {
 
@@ -145,8 +146,8 @@ void ScoreLanes(const IntScoreArgs& a, int head, int lane) {
           const __m512i qh = Broadcast4(q + 2 * i * shape.n_inner);
           const __m512i ql = Broadcast4(q + 2 * i * shape.n_inner + 4);
           PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
-            high[i][n] = _mm512_dpbusd_epi32(high[i][n], level[n], qh);
-            low[i][n] = _mm512_dpbusd_epi32(low[i][n], level[n], ql);
+            AddByteProducts(high[i][n], level[n], qh);
+            AddByteProducts(low[i][n], level[n], ql);
           }
         }
       }
@@ -341,13 +342,11 @@ void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head
       PHASOR_UNROLL for (int n = 0; n < NB; ++n) { level[n] = tile[n].Levels(s, selector, table); }
       PHASOR_UNROLL for (int i = 0; i < G; ++i) {
         const __m512i low = Broadcast4(w.low[slot + i] + t);
-        PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
-          acc[i][n][0] = _mm512_dpbusd_epi32(acc[i][n][0], low, level[n]);
-        }
+        PHASOR_UNROLL for (int n = 0; n < NB; ++n) { AddByteProducts(acc[i][n][0], low, level[n]); }
         if constexpr (kPlanes == 2) {
           const __m512i high = Broadcast4(w.high[slot + i] + t);
           PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
-            acc[i][n][1] = _mm512_dpbusd_epi32(acc[i][n][1], high, level[n]);
+            AddByteProducts(acc[i][n][1], high, level[n]);
           }
         }
       }

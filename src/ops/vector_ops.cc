@@ -17,7 +17,6 @@ HWY_EXPORT(RmsNormKernel);
 HWY_EXPORT(SwiGluKernel);
 HWY_EXPORT(MaxKernel);
 HWY_EXPORT(ExpSumKernel);
-HWY_EXPORT(OnlineSoftmaxKernel);
 HWY_EXPORT(ExpSumConstKernel);
 HWY_EXPORT(KlKernel);
 HWY_EXPORT(AxpyKernel);
@@ -40,8 +39,20 @@ void Softmax(float* x, int64_t n) {
   Scale(1.0f / sum, n, x);
 }
 
+float MaxOf(const float* x, int64_t n, float start) {
+  return HWY_DYNAMIC_DISPATCH(MaxKernel)(x, n, start);
+}
+
+float ExpSum(float* x, int64_t n, float max) {
+  return HWY_DYNAMIC_DISPATCH(ExpSumKernel)(x, n, max);
+}
+
 float OnlineSoftmax(float* x, int64_t n, float* max, float* sum) {
-  return HWY_DYNAMIC_DISPATCH(OnlineSoftmaxKernel)(x, n, max, sum);
+  const float new_max = MaxOf(x, n, *max);
+  const float factor = *max == new_max ? 1.0f : std::exp(*max - new_max);
+  *max = new_max;
+  *sum = *sum * factor + ExpSum(x, n, new_max);
+  return factor;
 }
 
 void Axpy(float a, const float* x, int64_t n, float* y) {

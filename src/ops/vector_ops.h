@@ -19,6 +19,11 @@ void SwiGlu(const float* gate, const float* up, int64_t n, float* y);
 // x = exp(x - max) / sum, in place.
 void Softmax(float* x, int64_t n);
 
+// The two halves of it, for rows that come in pieces: the largest of x and start; and
+// x = exp(x - max) in place for max at least the largest, returning the sum of the terms.
+float MaxOf(const float* x, int64_t n, float start);
+float ExpSum(float* x, int64_t n, float max);
+
 // One step of an online softmax over n scores, in place: x = exp(x - *max) after *max was raised to
 // cover x; returns the factor exp(old max - new max) for earlier sums; adds the new terms to *sum.
 float OnlineSoftmax(float* x, int64_t n, float* max, float* sum);

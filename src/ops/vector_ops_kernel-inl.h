@@ -71,11 +71,18 @@ void SwiGluKernel(const float* gate, const float* up, int64_t n, float* y) {
 
 float MaxKernel(const float* x, int64_t n, float start) {
   const F f;
-  auto best = hn::Set(f, start);
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f)), four = 4 * lanes;
+  // Four vectors at a time, here and below, so that their steps overlap: rows are short.
+  auto a = hn::Set(f, start), b = a, c = a, d = a;
   int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) best = hn::Max(best, hn::LoadU(f, x + i));
-  float result = hn::GetLane(hn::MaxOfLanes(f, best));
+  for (; i + four <= n; i += four) {
+    a = hn::Max(a, hn::LoadU(f, x + i));
+    b = hn::Max(b, hn::LoadU(f, x + i + lanes));
+    c = hn::Max(c, hn::LoadU(f, x + i + 2 * lanes));
+    d = hn::Max(d, hn::LoadU(f, x + i + 3 * lanes));
+  }
+  for (; i + lanes <= n; i += lanes) a = hn::Max(a, hn::LoadU(f, x + i));
+  float result = hn::GetLane(hn::MaxOfLanes(f, hn::Max(hn::Max(a, b), hn::Max(c, d))));
   for (; i < n; ++i) result = x[i] > result ? x[i] : result;
   return result;
 }
@@ -100,49 +107,10 @@ inline hn::Vec<F> ExpOfNegative(F f, hn::Vec<F> x) {
 float ExpSumKernel(float* x, int64_t n, float max) {
   const F f;
   const auto shift = hn::Set(f, max);
-  auto sum = hn::Zero(f);
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto e = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i), shift));
-    sum = hn::Add(sum, e);
-    hn::StoreU(e, f, x + i);
-  }
-  float total = hn::GetLane(hn::SumOfLanes(f, sum));
-  if (i < n) {
-    const auto e = ExpOfNegative(f, hn::Sub(LoadSome(x + i, n - i), shift));
-    StoreSome(e, n - i, x + i);
-    for (; i < n; ++i) total += x[i];
-  }
-  return total;
-}
-
-// Softmax of one more stretch of a row: raises *max to cover x, turns x into exp(x - *max) and adds
-// it to *sum. Returns what earlier terms are to be multiplied by. Four vectors at a time, so that
-// their steps overlap; a stretch is short.
-float OnlineSoftmaxKernel(float* x, int64_t n, float* max, float* sum) {
-  const F f;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(f)), four = 4 * lanes;
-  float new_max = *max;
-  int64_t i = 0;
-  if (n >= four) {
-    auto a = hn::LoadU(f, x), b = hn::LoadU(f, x + lanes);
-    auto c = hn::LoadU(f, x + 2 * lanes), d = hn::LoadU(f, x + 3 * lanes);
-    for (i = four; i + four <= n; i += four) {
-      a = hn::Max(a, hn::LoadU(f, x + i));
-      b = hn::Max(b, hn::LoadU(f, x + i + lanes));
-      c = hn::Max(c, hn::LoadU(f, x + i + 2 * lanes));
-      d = hn::Max(d, hn::LoadU(f, x + i + 3 * lanes));
-    }
-    const auto most = hn::Max(hn::Max(a, b), hn::Max(c, d));
-    new_max = hn::GetLane(hn::MaxOfLanes(f, hn::Max(most, hn::Set(f, new_max))));
-  }
-  for (; i < n; ++i) new_max = x[i] > new_max ? x[i] : new_max;
-  const float factor = *max == new_max ? 1.0f : std::exp(*max - new_max);
-  *max = new_max;
-  const auto shift = hn::Set(f, new_max);
   auto s0 = hn::Zero(f), s1 = s0, s2 = s0, s3 = s0;
-  for (i = 0; i + four <= n; i += four) {
+  int64_t i = 0;
+  for (; i + four <= n; i += four) {
     const auto a = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i), shift));
     const auto b = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i + lanes), shift));
     const auto c = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i + 2 * lanes), shift));
@@ -156,10 +124,18 @@ float OnlineSoftmaxKernel(float* x, int64_t n, float* max, float* sum) {
     s2 = hn::Add(s2, c);
     s3 = hn::Add(s3, d);
   }
+  for (; i + lanes <= n; i += lanes) {
+    const auto e = ExpOfNegative(f, hn::Sub(hn::LoadU(f, x + i), shift));
+    hn::StoreU(e, f, x + i);
+    s0 = hn::Add(s0, e);
+  }
   float total = hn::GetLane(hn::SumOfLanes(f, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
-  if (i < n) total += ExpSumKernel(x + i, n - i, new_max);
-  *sum = *sum * factor + total;
-  return factor;
+  if (i < n) {
+    const auto e = ExpOfNegative(f, hn::Sub(LoadSome(x + i, n - i), shift));
+    StoreSome(e, n - i, x + i);
+    for (; i < n; ++i) total += x[i];
+  }
+  return total;
 }
 
 // Sum of exp(x - max) without changing x.

@@ -1,0 +1,28 @@
+// vpdpbusd with its sum kept in place. As an intrinsic, GCC 12 copies sums to other registers and
+// back around every step of a loop that has many of them, and spills. Only for kernel files;
+// between PHASOR_BEGIN_AVX512 and PHASOR_END_TARGET.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace phasor {
+namespace {
+
+// sum += 16 sums of 4 products, unsigned bytes times signed bytes.
+inline __attribute__((always_inline)) void AddByteProducts(__m512i& sum, __m512i unsigned_bytes,
+                                                           __m512i signed_bytes) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
+}
+
+// The same, every sum with the same 4 signed bytes.
+inline __attribute__((always_inline)) void AddByteProducts(__m512i& sum, __m512i unsigned_bytes,
+                                                           const int8_t* four) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0"
+      : "+v"(sum)
+      : "v"(unsigned_bytes), "m"(*reinterpret_cast<const int32_t*>(four)));
+}
+
+}  // namespace
+}  // namespace phasor
