@@ -231,7 +231,8 @@ void DecodeFrame(const FrameLayout& layout, const std::byte* page, float* frame_
 }
 
 const FrameKernels& FrameKernelsFor(CpuLevel level) {
-  return level == CpuLevel::kAvx512 ? kFrameKernelsAvx512 : kScalar;
+  if (level == CpuLevel::kAvx512) return kFrameKernelsAvx512;
+  return level == CpuLevel::kAvx2 ? kFrameKernelsAvx2 : kScalar;
 }
 
 const FrameKernels& ActiveFrameKernels() { return FrameKernelsFor(ActiveCpuLevel()); }

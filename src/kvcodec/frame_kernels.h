@@ -46,6 +46,7 @@ inline constexpr float kFrameShrink[kMaxFrameBits + 1][7] = {
 FrameGrid MakeFrameGrid(float low, float high, float shrink, int bits);
 
 // The levels; only to be called through FrameKernelsFor.
+extern const FrameKernels kFrameKernelsAvx2;
 extern const FrameKernels kFrameKernelsAvx512;
 
 }  // namespace phasor
