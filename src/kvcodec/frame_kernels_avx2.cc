@@ -300,7 +300,7 @@ PHASOR_INLINE bool FindUnit(const FrameLayout& layout, const float* largest, int
   out->unit[static_cast<std::size_t>(head)] = unit;
   // unit^2 / 12 code_power against sum (q scale)^2 / 12; a turning q is half its bound squared.
   return unit * unit * layout.code_power >
-         SumLanes(_mm256_add_ps(power[0], power[1])) * (0.5f / 100.0f);
+         SumLanes(_mm256_add_ps(power[0], power[1])) * kFrameQueryError;
 }
 
 // 64 queries times the middles of their codes, in 8 sums.

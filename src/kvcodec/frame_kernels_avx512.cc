@@ -195,7 +195,7 @@ PHASOR_INLINE bool FindUnits(const FrameLayout& layout, const float* largest, in
   _mm256_storeu_ps(out->unit.data() + head, unit);
   // unit^2 / 12 code_power against sum (q scale)^2 / 12; a turning q is half its bound squared.
   const __m256 added = _mm256_mul_ps(_mm256_mul_ps(unit, unit), _mm256_set1_ps(layout.code_power));
-  const __m256 allowed = _mm256_mul_ps(SumRows(power), _mm256_set1_ps(0.5f / 50.0f));
+  const __m256 allowed = _mm256_mul_ps(SumRows(power), _mm256_set1_ps(kFrameQueryError));
   return _mm256_cmp_ps_mask(added, allowed, _CMP_GT_OQ) != 0;
 }
 

@@ -381,9 +381,9 @@ TEST(Frame, ScoresAddLittleToTheErrorOfTheCodes) {
         CheckScores(c, x, n, RandomQueries(g, D, &rng), g, &sum);
       }
       if (HasFatalFailure()) return;
-      // A tenth of the root mean square. With few channels the largest one's rounding is all there
-      // is, and far from its mean.
-      const double allowed = D >= 16 ? 0.11 : 0.2;
+      // A seventh of the root mean square (kFrameQueryError). With few channels the largest one's
+      // rounding is all there is, and far from its mean.
+      const double allowed = D >= 16 ? 0.145 : 0.2;
       EXPECT_LE(sum.scoring, allowed * allowed * sum.codes) << "D " << D;
       if (level == CpuLevel::kScalar) {
         EXPECT_LE(sum.scoring, 1e-8 * sum.codes);
@@ -452,8 +452,8 @@ TEST(Frame, AStrongChannelIsMetByASecondPass) {
         ScoreErrors sum;
         CheckScores(c, x, kPageTokens, q, g, &sum);
         if (HasFatalFailure()) return;
-        // Without the pass 8 bits would add more than a tenth ...
-        EXPECT_GT(sum.eight_bits, 0.1 * 0.1 * sum.codes) << "D " << D << " g " << g;
+        // Without the pass 8 bits would add more than a seventh ...
+        EXPECT_GT(sum.eight_bits, sum.codes / (7 * 7)) << "D " << D << " g " << g;
         // ... with it a sixteenth of that remains, and the roundings that are left.
         EXPECT_LE(sum.scoring, sum.eight_bits / (8 * 8)) << "D " << D << " g " << g;
         EXPECT_LE(sum.scoring, 0.05 * 0.05 * sum.codes) << "D " << D << " g " << g;
