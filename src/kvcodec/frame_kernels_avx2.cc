@@ -167,7 +167,9 @@ struct ScoreJob {
   const int32_t* at_Q;  // where in a head's part of q8 a quad begins
   const float* offset;  // [g][kFrameTiles]
   const float* unit;    // [g]: what one step of the integer sum is worth
-  bool add;             // to the scores of an earlier pass, with steps of a sixteenth
+  // Second pass, for some heads only: the heads that q8 holds. The sums are added to their scores,
+  // in steps of a sixteenth. Null in the first pass.
+  const int* fine_heads;
   float* score_GT;
 };
 
@@ -220,15 +222,17 @@ void ScoreTiles(const ScoreJob& job, int head) {
       }
     }
   }
+  const bool add = job.fine_heads != nullptr;
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-    const __m256 unit = Set(job.add ? job.unit[head + h] * 0.0625f : job.unit[head + h]);
+    const int to = add ? job.fine_heads[head + h] : head + h;
+    const __m256 unit = Set(add ? job.unit[to] * 0.0625f : job.unit[to]);
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
-      float* score = job.score_GT + (head + h) * kPageTokens + (kFirst + i) * kFrameTile;
-      const __m256 offset = Set(job.offset[(head + h) * kFrameTiles + kFirst + i]);
+      float* score = job.score_GT + to * kPageTokens + (kFirst + i) * kFrameTile;
+      const __m256 offset = Set(job.offset[to * kFrameTiles + kFirst + i]);
       PHASOR_UNROLL for (int half = 0; half < 2; ++half) {
         const __m256i all =
             _mm256_add_epi32(sum[i][half][h], _mm256_madd_epi16(acc[i][half][h], ones));
-        const __m256 before = job.add ? _mm256_loadu_ps(score + 8 * half) : offset;
+        const __m256 before = add ? _mm256_loadu_ps(score + 8 * half) : offset;
         _mm256_storeu_ps(score + 8 * half, _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), unit, before));
       }
     }
@@ -270,6 +274,7 @@ struct PageQuery {
   AlignedBuffer<float> scale, middle, offset, factor, unit;
   AlignedBuffer<int32_t> at_Q;
   std::vector<Step> steps;
+  std::vector<int> fine_heads;
 };
 
 // Sums of 8 vectors: lane i of the result is the sum over v[i].
@@ -312,8 +317,10 @@ PHASOR_INLINE __m256 CodesBelow(const uint8_t* middle_codes, __m256i low, __m256
 }
 
 // One head: query times scales to bytes, and per tile what the channels' middles contribute.
+// kFine: with the sixteenths, which go to place fine_at.
 template <bool kFine>
-void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, PageQuery* out) {
+void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, int fine_at,
+              PageQuery* out) {
   const __m256 factor = Set(kFine ? 16 * out->factor[static_cast<std::size_t>(h)]
                                   : out->factor[static_cast<std::size_t>(h)]);
   const __m256 unit = Set(out->unit[static_cast<std::size_t>(h)]);
@@ -340,7 +347,7 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
     const int16_t* normalized = query.normalized + row;
     const float* turned = query.turned + row;
     int8_t* q8 = out->q8.data() + row;
-    int8_t* q8_fine = kFine ? out->q8_fine.data() + row : nullptr;
+    int8_t* q8_fine = kFine ? out->q8_fine.data() + FrameQueryRow(s, g, fine_at, 0) : nullptr;
     for (int i = 0; i < kFrameTiles; ++i) {
       __m256i q[4], rest[4];
       PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
@@ -413,27 +420,27 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
     scratch.at_Q[static_cast<std::size_t>(q)] = q / 16 * g * kFrameTiles * 64 + 4 * FrameDword(q);
   }
   LoadGrids(layout, page, &scratch);
-  bool fine = false;
-  for (int h = 0; h < g; ++h) fine |= FindUnit(layout, query.largest, g, h, &scratch);
-  if (fine) scratch.q8_fine.Resize(heads * kFrameTiles * n);
+  scratch.fine_heads.clear();
   for (int h = 0; h < g; ++h) {
-    if (fine) {
-      FoldHead<true>(layout, query, g, h, &scratch);
+    if (FindUnit(layout, query.largest, g, h, &scratch)) {
+      scratch.q8_fine.Resize(scratch.q8.size());
+      FoldHead<true>(layout, query, g, h, static_cast<int>(scratch.fine_heads.size()), &scratch);
+      scratch.fine_heads.push_back(h);
     } else {
-      FoldHead<false>(layout, query, g, h, &scratch);
+      FoldHead<false>(layout, query, g, h, 0, &scratch);
     }
   }
   PlanSteps(layout, kCoarseLimit, &scratch.steps);
-  ScoreJob job = {scratch.steps,         page + layout.first_code,
-                  scratch.q8.data(),     scratch.at_Q.data(),
-                  scratch.offset.data(), scratch.unit.data(),
-                  /*add=*/false,         score_GT};
+  ScoreJob job = {scratch.steps,          page + layout.first_code,
+                  scratch.q8.data(),      scratch.at_Q.data(),
+                  scratch.offset.data(),  scratch.unit.data(),
+                  /*fine_heads=*/nullptr, score_GT};
   ScorePass(job, g);
-  if (!fine) return;
+  if (scratch.fine_heads.empty()) return;
   PlanSteps(layout, kFineLimit, &scratch.steps);
   job.q8 = scratch.q8_fine.data();
-  job.add = true;
-  ScorePass(job, g);
+  job.fine_heads = scratch.fine_heads.data();
+  ScorePass(job, static_cast<int>(scratch.fine_heads.size()));
 }
 
 void PrepareAvx2(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query) {
