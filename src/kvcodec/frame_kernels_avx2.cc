@@ -165,12 +165,10 @@ struct ScoreJob {
   const std::byte* codes;
   const int8_t* q8;     // [n_padded / 64][g][kFrameTiles][64]
   const int32_t* at_Q;  // where in a head's part of q8 a quad begins
-  const float* offset;  // [g][kFrameTiles]
-  const float* unit;    // [g]: what one step of the integer sum is worth
-  // Second pass, for some heads only: the heads that q8 holds. The sums are added to their scores,
-  // in steps of a sixteenth. Null in the first pass.
-  const int* fine_heads;
-  float* score_GT;
+  // Per head that q8 holds: what one step of the integer sum is worth, and the scores it is added
+  // to [128].
+  const float* unit;
+  float* const* score;
 };
 
 // Heads [head, head + kG) of tiles kFirst and on.
@@ -222,18 +220,15 @@ void ScoreTiles(const ScoreJob& job, int head) {
       }
     }
   }
-  const bool add = job.fine_heads != nullptr;
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-    const int to = add ? job.fine_heads[head + h] : head + h;
-    const __m256 unit = Set(add ? job.unit[to] * 0.0625f : job.unit[to]);
+    const __m256 unit = Set(job.unit[head + h]);
+    float* score = job.score[head + h] + kFirst * kFrameTile;
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
-      float* score = job.score_GT + to * kPageTokens + (kFirst + i) * kFrameTile;
-      const __m256 offset = Set(job.offset[to * kFrameTiles + kFirst + i]);
-      PHASOR_UNROLL for (int half = 0; half < 2; ++half) {
+      PHASOR_UNROLL for (int half = 0; half < 2; ++half, score += 8) {
         const __m256i all =
             _mm256_add_epi32(sum[i][half][h], _mm256_madd_epi16(acc[i][half][h], ones));
-        const __m256 before = add ? _mm256_loadu_ps(score + 8 * half) : offset;
-        _mm256_storeu_ps(score + 8 * half, _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), unit, before));
+        _mm256_storeu_ps(score,
+                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), unit, _mm256_loadu_ps(score)));
       }
     }
   }
@@ -271,10 +266,10 @@ void ScorePass(const ScoreJob& job, int g) {
 // Per thread: the 8-bit query of the page at hand, and what its integer sums are turned back with.
 struct PageQuery {
   AlignedBuffer<int8_t> q8, q8_fine;  // q8_fine: sixteenths of a step
-  AlignedBuffer<float> scale, middle, offset, factor, unit;
+  AlignedBuffer<float> scale, middle, factor, unit, unit_fine;
   AlignedBuffer<int32_t> at_Q;
   std::vector<Step> steps;
-  std::vector<int> fine_heads;
+  std::vector<float*> score, score_fine;
 };
 
 // Sums of 8 vectors: lane i of the result is the sum over v[i].
@@ -316,11 +311,11 @@ PHASOR_INLINE __m256 CodesBelow(const uint8_t* middle_codes, __m256i low, __m256
   return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// One head: query times scales to bytes, and per tile what the channels' middles contribute.
+// One head: query times scales to bytes; its scores become what the channels' middles contribute.
 // kFine: with the sixteenths, which go to place fine_at.
 template <bool kFine>
 void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, int fine_at,
-              PageQuery* out) {
+              PageQuery* out, float* score_T) {
   const __m256 factor = Set(kFine ? 16 * out->factor[static_cast<std::size_t>(h)]
                                   : out->factor[static_cast<std::size_t>(h)]);
   const __m256 unit = Set(out->unit[static_cast<std::size_t>(h)]);
@@ -381,7 +376,12 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
       partial[i] = s == 0 ? sum : _mm256_add_ps(partial[i], sum);
     }
   }
-  _mm256_storeu_ps(out->offset.data() + h * kFrameTiles, SumRows(partial));
+  alignas(32) float sum_I[kFrameTiles];
+  _mm256_store_ps(sum_I, SumRows(partial));
+  PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) {
+    _mm256_storeu_ps(score_T + kFrameTile * i, Set(sum_I[i]));
+    _mm256_storeu_ps(score_T + kFrameTile * i + 8, Set(sum_I[i]));
+  }
 }
 
 // The grids of a page by slot, 0 in the padding.
@@ -413,34 +413,38 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
   scratch.middle.Resize(n);
   scratch.unit.Resize(heads);
   scratch.factor.Resize(heads);
-  scratch.offset.Resize(heads * kFrameTiles);
+  scratch.unit_fine.Resize(heads);
   scratch.q8.Resize(heads * kFrameTiles * n);
   scratch.at_Q.Resize(static_cast<std::size_t>(layout.n_quads));
   for (int q = 0; q < layout.n_quads; ++q) {
     scratch.at_Q[static_cast<std::size_t>(q)] = q / 16 * g * kFrameTiles * 64 + 4 * FrameDword(q);
   }
   LoadGrids(layout, page, &scratch);
-  scratch.fine_heads.clear();
+  scratch.score.clear();
+  scratch.score_fine.clear();
   for (int h = 0; h < g; ++h) {
+    float* score_T = score_GT + h * kPageTokens;
+    scratch.score.push_back(score_T);
     if (FindUnit(layout, query.largest, g, h, &scratch)) {
+      const std::size_t at = scratch.score_fine.size();
       scratch.q8_fine.Resize(scratch.q8.size());
-      FoldHead<true>(layout, query, g, h, static_cast<int>(scratch.fine_heads.size()), &scratch);
-      scratch.fine_heads.push_back(h);
+      scratch.unit_fine[at] = 0.0625f * scratch.unit[static_cast<std::size_t>(h)];
+      scratch.score_fine.push_back(score_T);
+      FoldHead<true>(layout, query, g, h, static_cast<int>(at), &scratch, score_T);
     } else {
-      FoldHead<false>(layout, query, g, h, 0, &scratch);
+      FoldHead<false>(layout, query, g, h, 0, &scratch, score_T);
     }
   }
+  const std::byte* codes = page + layout.first_code;
   PlanSteps(layout, kCoarseLimit, &scratch.steps);
-  ScoreJob job = {scratch.steps,          page + layout.first_code,
-                  scratch.q8.data(),      scratch.at_Q.data(),
-                  scratch.offset.data(),  scratch.unit.data(),
-                  /*fine_heads=*/nullptr, score_GT};
-  ScorePass(job, g);
-  if (scratch.fine_heads.empty()) return;
+  ScorePass({scratch.steps, codes, scratch.q8.data(), scratch.at_Q.data(), scratch.unit.data(),
+             scratch.score.data()},
+            g);
+  if (scratch.score_fine.empty()) return;
   PlanSteps(layout, kFineLimit, &scratch.steps);
-  job.q8 = scratch.q8_fine.data();
-  job.fine_heads = scratch.fine_heads.data();
-  ScorePass(job, static_cast<int>(scratch.fine_heads.size()));
+  ScorePass({scratch.steps, codes, scratch.q8_fine.data(), scratch.at_Q.data(),
+             scratch.unit_fine.data(), scratch.score_fine.data()},
+            static_cast<int>(scratch.score_fine.size()));
 }
 
 void PrepareAvx2(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query) {
@@ -560,16 +564,23 @@ void TileToRows(const float* tile, int head_dim, int n_tokens, float* x_TD) {
   for (int t0 = 0; t0 < n_tokens; t0 += 8) {
     const int rows = std::min(n_tokens - t0, 8);
     for (int d0 = 0; d0 < head_dim; d0 += 8) {
-      const __m256i mask = FirstLanes(head_dim - d0);
       __m256 r[8];
       PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
         r[i] = _mm256_load_ps(tile + (d0 + i) * kRowFloats + t0);
       }
       Transpose8(r);
       float* out = x_TD + static_cast<std::ptrdiff_t>(t0) * head_dim + d0;
-      PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
-        if (i < rows)
-          _mm256_maskstore_ps(out + static_cast<std::ptrdiff_t>(i) * head_dim, mask, r[i]);
+      if (rows == 8 && d0 + 8 <= head_dim) {  // masked stores are slow where they are not needed
+        PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+          _mm256_storeu_ps(out + static_cast<std::ptrdiff_t>(i) * head_dim, r[i]);
+        }
+        continue;
+      }
+      alignas(32) float column[8][8];
+      PHASOR_UNROLL for (int i = 0; i < 8; ++i) _mm256_store_ps(column[i], r[i]);
+      for (int i = 0; i < rows; ++i) {
+        std::memcpy(out + static_cast<std::ptrdiff_t>(i) * head_dim, column[i],
+                    sizeof(float) * static_cast<std::size_t>(std::min(head_dim - d0, 8)));
       }
     }
   }
