@@ -21,6 +21,7 @@ struct EvalFlags {
   std::string text_file;
   std::string types;  // "k:v,k:v": several cache types in one run
   std::string base_k = "f16", base_v = "f16";
+  std::string score = "blocks";
   int64_t max_tokens = 0;
   std::string output = "plain";
   std::string save;  // file that gets the JSON report as well
@@ -44,6 +45,7 @@ Result<Json> Evaluate(const EvalFlags& flags, bool kld) {
   if (options.session.n_ctx == 0) options.session.n_ctx = model->config().n_ctx_train;
   options.types = std::move(types);
   if (kld) options.base = {flags.base_k, flags.base_v};
+  options.score_codes = flags.score == "codes";
   const auto windows =
       eval::TextWindows(model->tokenizer(), text, options.session.n_ctx, flags.max_tokens);
   if (windows.empty()) {
@@ -62,6 +64,7 @@ Result<Json> Evaluate(const EvalFlags& flags, bool kld) {
               {"n_ctx", options.session.n_ctx},
               {"windows", windows.size()},
               {"precision", flags.model.precision},
+              {"score", flags.score},
               {"n_sink", options.session.n_sink},
               {"n_recent", options.session.n_recent}};
   if (kld) out["base"] = {{"type_k", flags.base_k}, {"type_v", flags.base_v}};
@@ -108,6 +111,11 @@ void AddFlags(CLI::App* c, EvalFlags* f, bool kld) {
     c->add_option("--base-type-v", f->base_v, "cache type of values to compare with")
         ->capture_default_str();
   }
+  c->add_option("--score", f->score,
+                "blocks: pages are decoded for blocks of queries, as in prefill; codes: every "
+                "token is scored on the codes, as in decode")
+      ->check(OneOf({"blocks", "codes"}))
+      ->capture_default_str();
   c->add_option("--save", f->save, "also write the report to this file, as JSON");
   c->add_option("-o,--output", f->output, "plain, md, csv or json")
       ->check(OneOf({"plain", "md", "csv", "json"}));

@@ -96,6 +96,7 @@ class Evaluator {
     tokens.resize(first + static_cast<std::size_t>(std::max<int64_t>(0, scored)));
     AppendOptions append;
     append.concurrent_logits = true;
+    append.score_codes = options_.score_codes;
     append.on_logits = [&](int64_t i, std::span<const float> logits) {
       if (i >= scored) return;  // the window's last token predicts nothing that is there
       const int32_t target = window[position + i + 1];

@@ -27,7 +27,10 @@ Result<std::vector<CacheTypes>> ParseCacheTypes(const std::string& text);
 struct CacheEvalOptions {
   SessionOptions session;  // n_ctx, n_sink, n_recent; types and n_batch are set here
   std::vector<CacheTypes> types;
-  std::optional<CacheTypes> base;                                // without it: perplexity alone
+  std::optional<CacheTypes> base;  // without it: perplexity alone
+  // Scores every token on the codes as decode does, instead of decoding pages for blocks of queries
+  // as prefill does. The base is always read in blocks: its result is the yardstick.
+  bool score_codes = false;
   std::function<void(int64_t done, int64_t total)> on_progress;  // in tokens of the text
   const std::atomic<bool>* cancel = nullptr;
 };

@@ -21,6 +21,9 @@ struct AttentionShape {
   // kInt8: prefill may round queries, keys, values and weights to 16-bit integers where the
   // processor multiplies those faster. kF32: float products everywhere.
   MatMulPrecision precision = MatMulPrecision::kF32;
+  // Scores any number of queries one by one on the codes, as decode does: for measuring what the
+  // kernels of decode add to the error of the codes.
+  bool score_codes = false;
 };
 
 // Buffers reused between calls; one per concurrent caller.

@@ -98,6 +98,8 @@ struct AppendOptions {
   std::function<void(int64_t index, std::span<const float> logits)> on_logits;
   // on_logits may then be called from several threads at once, for different indices.
   bool concurrent_logits = false;
+  // Attention on the codes for every token, as decode does, however many come at once. Slower.
+  bool score_codes = false;
   const AttentionObserver* observer = nullptr;  // sees every layer's queries, keys and values
   int64_t first_index = 0;                      // set by Append: index of a chunk's first token
 };

@@ -71,6 +71,7 @@ Status Session::Decode(std::span<const int32_t> tokens, const AppendOptions& opt
     forward.concurrent_logits = options.concurrent_logits;
   }
   forward.observer = options.observer;
+  forward.score_codes = options.score_codes;
   const int64_t last = static_cast<int64_t>(tokens.size()) - 1;
   const int64_t base = options.first_index;
   forward.on_logits = [&](int64_t index, std::span<const float> logits) {

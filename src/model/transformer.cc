@@ -160,9 +160,13 @@ void Transformer::AttentionBlock(int layer, int n, KvCache& cache, const Forward
   } else {
     pool.RunSharing(append);
   }
-  const AttentionShape shape{
-      config_.n_heads,   n_kv, D, 1.0f / std::sqrt(static_cast<float>(D)), config_.sliding_window,
-      weights_.precision};
+  const AttentionShape shape{config_.n_heads,
+                             n_kv,
+                             D,
+                             1.0f / std::sqrt(static_cast<float>(D)),
+                             config_.sliding_window,
+                             weights_.precision,
+                             options.score_codes};
   Attend(shape, cache, layer, n, s.q.data(), s.o.data(), s.attention, pool);
   const MatMulJob out[] = {{.w = &w.o, .y = s.x.data(), .accumulate = true}};
   MatMul(out, s.o.data(), 0, n, s.matmul, pool);

@@ -30,6 +30,7 @@ struct ForwardOptions {
   std::function<void(int64_t index, std::span<const float>)> on_logits;
   // kAll only: on_logits may be called from several threads at once, for different indices.
   bool concurrent_logits = false;
+  bool score_codes = false;  // AttentionShape::score_codes
   const AttentionObserver* observer = nullptr;
 };
 

@@ -92,6 +92,17 @@ class Kld(support.CliTest):
         self.assertEqual([r["type_v"] for r in both["results"]], ["q8_0", "f16"])
         self.assertEqual(both["results"][0]["mean_kl"], self.kld("q8_0", "q8_0", text)["mean_kl"])
 
+    def test_scores_on_the_codes_are_nearly_those_of_decoded_pages(self):
+        text = self.text_file(800)
+        def scores(how):
+            return self.good_json("eval", "kld", MODEL, text, "--types", "q8_0:q8_0,q4_0:q4_0",
+                                  "--score", how)["results"]
+        for blocks, codes in zip(scores("blocks"), scores("codes")):
+            self.assertNotEqual(blocks["mean_kl"], codes["mean_kl"])
+            # The kernels of decode round to 8 bits and more: a small part of what codes lose.
+            self.assertLess(abs(codes["nll"] - blocks["nll"]), 0.02)
+        self.fails("eval", "kld", MODEL, text, "--score", "magic", code=2, says=("codes", "magic"))
+
     def test_an_unknown_base_type_is_an_error(self):
         self.fails("eval", "kld", MODEL, self.text_file(50), "--base-type-k", "f17", "-ctk", "f16",
                    says="f17")
