@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/softmax_kernels.h"
+#include "simd/cpu.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/vector_ops.cc"
 #include <hwy/foreach_target.h>  // must come before the kernels
@@ -44,6 +47,9 @@ float MaxOf(const float* x, int64_t n, float start) {
 }
 
 float ExpSum(float* x, int64_t n, float max) {
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return ExpSumAvx512(x, n, max);
+#endif
   return HWY_DYNAMIC_DISPATCH(ExpSumKernel)(x, n, max);
 }
 
