@@ -1,10 +1,11 @@
 // Frame codecs with AVX2: codes become bytes by shifts and masks and meet the 8-bit query in
 // vpmaddubsw, 8 tokens times 4 channels at a time. Sums of pairs stay in 16 bits for as many quads
-// as cannot overflow (at 4 bits eight) and are widened then. The queries are in the order of
-// FrameWord: packing 16-bit numbers in lanes of 128 bits leaves FrameDword here too.
+// as cannot overflow (at 4 bits eight) and are added to the scores then. The queries are in the
+// order of FrameWord: packing 16-bit numbers in lanes of 128 bits leaves FrameDword here too.
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -41,10 +42,18 @@ float* TileScratch(int head_dim) {
   return tile.data();
 }
 
-// Neighbouring quads of one width, and whether the 16-bit sums are full behind them.
+// Where the queries of a quad are among 64.
+constexpr auto kQuadByte = [] {
+  std::array<int32_t, 16> at = {};
+  for (int q = 0; q < 16; ++q) at[static_cast<std::size_t>(q)] = 4 * FrameDword(q);
+  return at;
+}();
+
+// Neighbouring quads of one width, and whether the 16-bit sums must leave for the scores behind
+// them.
 struct Step {
   int bits, n_quads;
-  bool widen;
+  bool flush;
 };
 
 // All quads that have codes, for queries of up to `limit`.
@@ -57,7 +66,7 @@ void PlanSteps(const FrameLayout& layout, int limit, std::vector<Step>* steps) {
     for (int left = layout.quads_of_bits[bits]; left > 0;) {
       const int n = std::min(left, room / cost);
       if (n == 0) {
-        steps->back().widen = true;
+        steps->back().flush = true;
         room = kRoom;
         continue;
       }
@@ -66,6 +75,7 @@ void PlanSteps(const FrameLayout& layout, int limit, std::vector<Step>* steps) {
       left -= n;
     }
   }
+  if (!steps->empty()) steps->back().flush = true;
 }
 
 }  // namespace
@@ -171,17 +181,32 @@ struct ScoreJob {
   float* const* score;
 };
 
+// The sums of heads [head, head + kG) go into their scores and start again.
+template <int kFirst, int kTiles, int kG>
+PHASOR_INLINE void Flush(const ScoreJob& job, int head, __m256i (&acc)[kTiles][2][kG]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+    const __m256 unit = Set(job.unit[head + h]);
+    float* score = job.score[head + h] + kFirst * kFrameTile;
+    PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+      PHASOR_UNROLL for (int half = 0; half < 2; ++half, score += 8) {
+        const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(acc[i][half][h], ones));
+        _mm256_storeu_ps(score, _mm256_fmadd_ps(sum, unit, _mm256_loadu_ps(score)));
+        acc[i][half][h] = _mm256_setzero_si256();
+      }
+    }
+  }
+}
+
 // Heads [head, head + kG) of tiles kFirst and on.
 template <int kFirst, int kTiles, int kG>
 void ScoreTiles(const ScoreJob& job, int head) {
-  __m256i acc[kTiles][2][kG], sum[kTiles][2][kG];
+  __m256i acc[kTiles][2][kG];
   PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
       acc[i][0][h] = acc[i][1][h] = _mm256_setzero_si256();
-      sum[i][0][h] = sum[i][1][h] = _mm256_setzero_si256();
     }
   }
-  const __m256i ones = _mm256_set1_epi16(1);
   const std::byte* code = job.codes;
   const int32_t* at = job.at_Q;
   const int8_t* q8 = job.q8 + head * kFrameTiles * 64;
@@ -209,28 +234,7 @@ void ScoreTiles(const ScoreJob& job, int head) {
         AddQuads<7, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
         break;
     }
-    if (!step.widen) continue;
-    PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
-      PHASOR_UNROLL for (int half = 0; half < 2; ++half) {
-        PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-          sum[i][half][h] =
-              _mm256_add_epi32(sum[i][half][h], _mm256_madd_epi16(acc[i][half][h], ones));
-          acc[i][half][h] = _mm256_setzero_si256();
-        }
-      }
-    }
-  }
-  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-    const __m256 unit = Set(job.unit[head + h]);
-    float* score = job.score[head + h] + kFirst * kFrameTile;
-    PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
-      PHASOR_UNROLL for (int half = 0; half < 2; ++half, score += 8) {
-        const __m256i all =
-            _mm256_add_epi32(sum[i][half][h], _mm256_madd_epi16(acc[i][half][h], ones));
-        _mm256_storeu_ps(score,
-                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), unit, _mm256_loadu_ps(score)));
-      }
-    }
+    if (step.flush) Flush<kFirst>(job, head, acc);
   }
 }
 
@@ -415,9 +419,11 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
   scratch.factor.Resize(heads);
   scratch.unit_fine.Resize(heads);
   scratch.q8.Resize(heads * kFrameTiles * n);
-  scratch.at_Q.Resize(static_cast<std::size_t>(layout.n_quads));
-  for (int q = 0; q < layout.n_quads; ++q) {
-    scratch.at_Q[static_cast<std::size_t>(q)] = q / 16 * g * kFrameTiles * 64 + 4 * FrameDword(q);
+  scratch.at_Q.Resize(n / 4);
+  for (int q = 0; q < layout.n_padded / 4; q += 16) {
+    int32_t* at = scratch.at_Q.data() + q;
+    const int first = q / 16 * g * kFrameTiles * 64;
+    for (int i = 0; i < 16; ++i) at[i] = first + kQuadByte[static_cast<std::size_t>(i)];
   }
   LoadGrids(layout, page, &scratch);
   scratch.score.clear();

@@ -2,7 +2,9 @@
 //
 // Read `ns_per_token`: time per cached token and KV head, for all g query heads together. Names end
 // in D (head size), g (query heads) and level (0 plain C++, 1 AVX2, 2 AVX-512); for example
-// --benchmark_filter='accumulate/(f16|q4_head)/D:64/g:./level:2'.
+// --benchmark_filter='accumulate/(f16|q4_head)/D:64/g:./level:2'. `frame4/spread` and
+// `frame3/spread` have widths as calibration gives them, in a frame that turns; `prepare` is the
+// time of a query, once per token and KV head, in `ns_per_query`.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -11,6 +13,7 @@
 
 #include "base/aligned.h"
 #include "base/rng.h"
+#include "kvcodec/kvcodec.h"
 #include "registry/kv_codec_table.h"
 #include "simd/cpu.h"
 
@@ -26,11 +29,36 @@ struct Setup {
   std::vector<float> weight, rows;
 };
 
-Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g) {
+// Widths of a frame codec from 1.5 above to 1.5 below its mean, in steps of four channels.
+std::vector<uint8_t> SpreadWidths(double mean, int head_dim) {
+  std::vector<uint8_t> width_D;
+  const int n_quads = (head_dim + 3) / 4;
+  for (int d = 0; d < head_dim; ++d) {
+    const int quad = d / 4;
+    const double place = (quad + 0.5) / n_quads;
+    width_D.push_back(static_cast<uint8_t>(std::lround(mean + 3 * (0.5 - place))));
+  }
+  return width_D;
+}
+
+Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g, bool spread = false) {
   KvCodecParams params;
   params.head_dim = head_dim;
   params.n_rot = head_dim / 2 * 2;
   params.role = role;
+  std::vector<uint8_t> classes;
+  std::vector<float> omega;
+  std::vector<float> size_D(static_cast<std::size_t>(head_dim), 1.0f);
+  if (spread) {
+    classes = SpreadWidths(info.nominal_bits_64 - 0.25, head_dim);
+    for (int j = 0; j < params.n_rot / 2; ++j) {
+      omega.push_back(static_cast<float>(std::pow(10000.0, -2.0 * j / params.n_rot)));
+    }
+    // As calibration has it: the strong channels have the bits, so that steps are alike.
+    for (int d = 0; d < head_dim; ++d) size_D[d] = std::exp2(static_cast<float>(classes[d]) - 4);
+    params.classes = classes;
+    params.omega_P = omega;
+  }
   Setup s;
   auto made = MakeKvCodec(info.id, params);
   if (!made.ok()) return s;
@@ -39,7 +67,9 @@ Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g) {
   s.rows.resize(kPageTokens * head_dim);
   s.pages.Resize(kPages * s.codec->PageBytes());
   for (int p = 0; p < kPages; ++p) {
-    for (float& v : s.rows) v = static_cast<float>(rng.Normal());
+    for (std::size_t i = 0; i < s.rows.size(); ++i) {
+      s.rows[i] = size_D[i % size_D.size()] * static_cast<float>(rng.Normal());
+    }
     s.codec->EncodePage(s.rows.data(), kPageTokens, s.pages.data() + p * s.codec->PageBytes());
   }
   s.weight.resize(g * kPageTokens);
@@ -47,7 +77,9 @@ Setup MakeSetup(const KvCodecInfo& info, KvRole role, int head_dim, int g) {
   for (float& w : s.weight) w = static_cast<float>(std::exp(1.5 * rng.Normal() - 9.0));
   if (role == KvRole::kKey) {
     s.prepared.Resize(s.codec->PreparedQueryBytes(g));
-    s.codec->PrepareQuery(s.rows.data(), g, s.prepared.data());
+    std::vector<float> q(static_cast<std::size_t>(g * head_dim));
+    for (float& v : q) v = static_cast<float>(rng.Normal());
+    s.codec->PrepareQuery(q.data(), g, s.prepared.data());
   }
   return s;
 }
@@ -65,10 +97,11 @@ bool SetLevel(benchmark::State& state, int index) {
   return false;
 }
 
+template <bool kSpread>
 void Score(benchmark::State& state, const KvCodecInfo* info) {
   const int head_dim = static_cast<int>(state.range(0)), g = static_cast<int>(state.range(1));
   if (!SetLevel(state, 2)) return;
-  Setup s = MakeSetup(*info, KvRole::kKey, head_dim, g);
+  Setup s = MakeSetup(*info, KvRole::kKey, head_dim, g, kSpread);
   if (s.codec == nullptr) return state.SkipWithError("head size not supported");
   std::vector<float> score(g * kPageTokens);
   for (auto _ : state) {
@@ -79,6 +112,16 @@ void Score(benchmark::State& state, const KvCodecInfo* info) {
     benchmark::DoNotOptimize(score.data());
   }
   Report(state, kPages * kPageTokens);
+}
+
+void Prepare(benchmark::State& state, const KvCodecInfo* info) {
+  const int head_dim = static_cast<int>(state.range(0)), g = static_cast<int>(state.range(1));
+  if (!SetLevel(state, 2)) return;
+  Setup s = MakeSetup(*info, KvRole::kKey, head_dim, g);
+  if (s.codec == nullptr) return state.SkipWithError("head size not supported");
+  for (auto _ : state) s.codec->PrepareQuery(s.rows.data(), g, s.prepared.data());
+  state.counters["ns_per_query"] = benchmark::Counter(
+      g * 1e-9, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 
 void Accumulate(benchmark::State& state, const KvCodecInfo* info) {
@@ -123,9 +166,19 @@ void RegisterAll() {
       if (key ? !info.for_keys : !info.for_values) continue;
       for (int64_t head_dim : {64, 80, 96, 128, 256}) {
         benchmark::RegisterBenchmark(((key ? "score/" : "accumulate/") + id).c_str(),
-                                     key ? Score : Accumulate, &info)
+                                     key ? Score<false> : Accumulate, &info)
             ->ArgNames({"D", "g", "level"})
             ->ArgsProduct({{head_dim}, {1, 2, 3, 4, 5, 6, 7, 8}, levels});
+      }
+      if (key) {
+        benchmark::RegisterBenchmark(("prepare/" + id).c_str(), Prepare, &info)
+            ->ArgNames({"D", "g", "level"})
+            ->ArgsProduct({{64, 128}, {1, 4}, levels});
+      }
+      if (id == kFrame4KvCodec.id || id == kFrame3KvCodec.id) {
+        benchmark::RegisterBenchmark(("score/" + id + "/spread").c_str(), Score<true>, &info)
+            ->ArgNames({"D", "g", "level"})
+            ->ArgsProduct({{64, 80, 96, 128, 256}, {1, 2, 3, 4, 5, 6, 7, 8}, levels});
       }
       const std::string suffix = id + (key ? "/keys" : "/values");
       benchmark::RegisterBenchmark(("encode/" + suffix).c_str(), Encode, &info, role)
