@@ -14,7 +14,7 @@ mkdir -p "$folder"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$root/build/release/phasor" calibrate default "$("$root/scripts/get_texts.sh" --path)/northanger_abbey.txt" \
-  --bits 4.2 --joint -n 2048 -o "$work/calibration.json"
+  -n 2048 -o "$work/calibration.json"
 # The file is named by the fingerprint of the model's weights.
 name=$(sed -n 's/.*"fingerprint": "\([0-9a-f]*\)".*/\1/p' "$work/calibration.json")
 [[ -n "$name" ]] || { echo "make_calibration: expected a fingerprint, found none" >&2; exit 1; }

@@ -17,7 +17,7 @@ namespace {
 // the whole block of queries is cheaper.
 constexpr int kMaxDecodeQueries = 4;
 // Pages per work item when one head's context is split over threads.
-constexpr int kMinSegmentsPerSplit = 4;
+constexpr int kMinSegmentsPerSplit = 2 * kBatchPages;
 
 // Running softmax of g rows over part of the context: out = sum_t exp(s_t - max) v_t.
 struct Partial {
@@ -235,7 +235,7 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   }
   const int n_segments = static_cast<int>(s.segments[0].size());
   // Enough items that threads finish together, none so small that merging costs more than scoring.
-  int n_splits = std::max(1, job.pool.size() * 4 / n_kv);
+  int n_splits = std::max(1, job.pool.size() * 8 / n_kv);
   n_splits = std::min(n_splits, std::max(1, n_segments / kMinSegmentsPerSplit));
   const std::size_t per_item = static_cast<std::size_t>(g) * (D + 2);
   s.partials.Resize(per_item * n_kv * n_splits);
