@@ -16,6 +16,9 @@ namespace {
 // Up to this many new tokens are scored on the codes one by one; beyond, decoding a page once for
 // the whole block of queries is cheaper.
 constexpr int kMaxDecodeQueries = 4;
+// Pages that go through scores, softmax and values together, so that the steps of one overlap with
+// those of the others.
+constexpr int kBatchPages = 4;
 // Pages per work item when one head's context is split over threads.
 constexpr int kMinSegmentsPerSplit = 2 * kBatchPages;
 
@@ -30,10 +33,6 @@ struct Partial {
 struct PreparedQueries {
   AlignedBuffer<std::byte> pages, rows;
 };
-
-// Pages that go through scores, softmax and values together, so that the steps of one overlap with
-// those of the others.
-constexpr int kBatchPages = 4;
 
 // Asks for the lines of the pages that come next, a few at a time between the steps of the present
 // ones: hardware prefetch alone starts too late at the beginning of every page, and more requests
