@@ -1,7 +1,9 @@
 // Frame codecs with AVX2: codes become bytes by shifts and masks and meet the 8-bit query in
 // vpmaddubsw, 8 tokens times 4 channels at a time. Sums of pairs stay in 16 bits for as many quads
-// as cannot overflow (at 4 bits eight) and are added to the scores then. The queries are in the
-// order of FrameWord: packing 16-bit numbers in lanes of 128 bits leaves FrameDword here too.
+// as cannot overflow (at 4 bits eight) and are added to the scores then. Where 8-bit queries are
+// too coarse the second pass is for the heads and for the widest channels that need it: rounding
+// errors are multiplied by codes, so narrow channels add little. The queries are in the order of
+// FrameWord: packing 16-bit numbers in lanes of 128 bits leaves FrameDword here too.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -56,14 +58,16 @@ struct Step {
   bool flush;
 };
 
-// All quads that have codes, for queries of up to `limit`.
-void PlanSteps(const FrameLayout& layout, int limit, std::vector<Step>* steps) {
+// The first n_quads, as far as they have codes, for queries of up to `limit`.
+void PlanSteps(const FrameLayout& layout, int n_quads, int limit, std::vector<Step>* steps) {
   constexpr int kRoom = 32767;
   steps->clear();
   int room = kRoom;
   for (int bits = kMaxFrameBits; bits > 0; --bits) {
     const int cost = 2 * limit * ((1 << bits) - 1);
-    for (int left = layout.quads_of_bits[bits]; left > 0;) {
+    int left = std::min(layout.quads_of_bits[bits], n_quads);
+    n_quads -= left;
+    while (left > 0) {
       const int n = std::min(left, room / cost);
       if (n == 0) {
         steps->back().flush = true;
@@ -76,6 +80,20 @@ void PlanSteps(const FrameLayout& layout, int limit, std::vector<Step>* steps) {
     }
   }
   if (!steps->empty()) steps->back().flush = true;
+}
+
+// How many of the widest quads need sixteenths for the rest to have at most `power` of the layout's
+// code_power.
+int FineQuads(const FrameLayout& layout, float power) {
+  int n_quads = layout.n_quads - layout.quads_of_bits[0];
+  for (int bits = 1; bits <= kMaxFrameBits; ++bits) {
+    const int n = layout.quads_of_bits[bits];
+    const float spread = static_cast<float>(1 << bits) / 4.5f, each = 4 * spread * spread;
+    if (each * static_cast<float>(n) > power) return n_quads - static_cast<int>(power / each);
+    power -= each * static_cast<float>(n);
+    n_quads -= n;
+  }
+  return n_quads;
 }
 
 }  // namespace
@@ -274,6 +292,8 @@ struct PageQuery {
   AlignedBuffer<int32_t> at_Q;
   std::vector<Step> steps;
   std::vector<float*> score, score_fine;
+  AlignedBuffer<uint8_t> middle_fine;  // middle_bytes_S of the quads with sixteenths
+  AlignedBuffer<float> power;          // per head: code_power that 8 bits can do with
 };
 
 // Sums of 8 vectors: lane i of the result is the sum over v[i].
@@ -284,8 +304,8 @@ PHASOR_INLINE __m256 SumRows(const __m256 v[8]) {
 }
 
 // Unit of a head and its inverse: what the largest product of query and scale becomes 126.9 =
-// 2047 * 2032 / 2^15 by. Returns whether 8 bits are too few.
-PHASOR_INLINE bool FindUnit(const FrameLayout& layout, const float* largest, int g, int head,
+// 2047 * 2032 / 2^15 by; and the code_power up to which 8 bits are enough.
+PHASOR_INLINE void FindUnit(const FrameLayout& layout, const float* largest, int g, int head,
                             PageQuery* out) {
   __m256 most[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, power[2] = {most[0], most[0]};
   for (int s = 0; s < layout.n_padded; s += 64) {
@@ -303,8 +323,9 @@ PHASOR_INLINE bool FindUnit(const FrameLayout& layout, const float* largest, int
   out->factor[static_cast<std::size_t>(head)] = usable ? 2032.0f / bound : 0.0f;
   out->unit[static_cast<std::size_t>(head)] = unit;
   // unit^2 / 12 code_power against sum (q scale)^2 / 12; a turning q is half its bound squared.
-  return unit * unit * layout.code_power >
-         SumLanes(_mm256_add_ps(power[0], power[1])) * kFrameQueryError;
+  const float sum = SumLanes(_mm256_add_ps(power[0], power[1]));
+  out->power[static_cast<std::size_t>(head)] =
+      unit > 0 ? sum * kFrameQueryError / (unit * unit) : INFINITY;
 }
 
 // 64 queries times the middles of their codes, in 8 sums.
@@ -343,6 +364,7 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
       middle[v] = _mm256_load_ps(out->middle.data() + s + 8 * v);
     }
     const uint8_t* middle_codes = layout.middle_bytes_S.data() + s;
+    const uint8_t* middle_fine = kFine ? out->middle_fine.data() + s : nullptr;
     const int16_t* normalized = query.normalized + row;
     const float* turned = query.turned + row;
     int8_t* q8 = out->q8.data() + row;
@@ -367,7 +389,7 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
         StoreBytes(q8_fine + 64 * i, fine0);
         StoreBytes(q8_fine + 64 * i + 32, fine1);
         codes_below =
-            _mm256_fmadd_ps(CodesBelow(middle_codes, fine0, fine1), Set(0.0625f), codes_below);
+            _mm256_fmadd_ps(CodesBelow(middle_fine, fine0, fine1), Set(0.0625f), codes_below);
       }
       const float* t = turned + 64 * i;
       __m256 sum0 = _mm256_mul_ps(_mm256_loadu_ps(t), middle[0]);
@@ -426,15 +448,30 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
     for (int i = 0; i < 16; ++i) at[i] = first + kQuadByte[static_cast<std::size_t>(i)];
   }
   LoadGrids(layout, page, &scratch);
+  scratch.power.Resize(heads);
+  float least = INFINITY;
+  for (int h = 0; h < g; ++h) {
+    FindUnit(layout, query.largest, g, h, &scratch);
+    least = std::min(least, scratch.power[static_cast<std::size_t>(h)]);
+  }
+  // Half as much error where there are sixteenths anyway.
+  const int n_fine = least < layout.code_power ? FineQuads(layout, 0.5f * least) : 0;
+  if (n_fine > 0) {
+    scratch.q8_fine.Resize(scratch.q8.size());
+    scratch.middle_fine.Resize(n);
+    std::memcpy(scratch.middle_fine.data(), layout.middle_bytes_S.data(), n);
+    for (int q = n_fine; q < layout.n_quads; ++q) {
+      std::memset(scratch.middle_fine.data() + q / 16 * 64 + 4 * FrameDword(q), 0, 4);
+    }
+  }
   scratch.score.clear();
   scratch.score_fine.clear();
   for (int h = 0; h < g; ++h) {
+    const std::size_t head = static_cast<std::size_t>(h), at = scratch.score_fine.size();
     float* score_T = score_GT + h * kPageTokens;
     scratch.score.push_back(score_T);
-    if (FindUnit(layout, query.largest, g, h, &scratch)) {
-      const std::size_t at = scratch.score_fine.size();
-      scratch.q8_fine.Resize(scratch.q8.size());
-      scratch.unit_fine[at] = 0.0625f * scratch.unit[static_cast<std::size_t>(h)];
+    if (n_fine > 0 && scratch.power[head] < layout.code_power) {
+      scratch.unit_fine[at] = 0.0625f * scratch.unit[head];
       scratch.score_fine.push_back(score_T);
       FoldHead<true>(layout, query, g, h, static_cast<int>(at), &scratch, score_T);
     } else {
@@ -442,12 +479,12 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
     }
   }
   const std::byte* codes = page + layout.first_code;
-  PlanSteps(layout, kCoarseLimit, &scratch.steps);
+  PlanSteps(layout, layout.n_quads, kCoarseLimit, &scratch.steps);
   ScorePass({scratch.steps, codes, scratch.q8.data(), scratch.at_Q.data(), scratch.unit.data(),
              scratch.score.data()},
             g);
   if (scratch.score_fine.empty()) return;
-  PlanSteps(layout, kFineLimit, &scratch.steps);
+  PlanSteps(layout, n_fine, kFineLimit, &scratch.steps);
   ScorePass({scratch.steps, codes, scratch.q8_fine.data(), scratch.at_Q.data(),
              scratch.unit_fine.data(), scratch.score_fine.data()},
             static_cast<int>(scratch.score_fine.size()));
