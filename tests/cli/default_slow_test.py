@@ -47,7 +47,7 @@ class Default(support.CliTest):
         self.assertTrue(j["tokenizer"]["chat_template"])
         plan = {(p["type_k"], p["n_ctx"]): p["cache_bytes"] for p in j["memory_plan"]}
         # 4.3 bits against 16, with the first and newest tokens in 16 bits on top.
-        self.assertLess(plan["polar", 8192], 0.35 * plan["f16", 8192])
+        self.assertLess(plan["frame4", 8192], 0.35 * plan["f16", 8192])
 
     def test_truncated_copies_are_refused_at_every_length(self):
         copy = self.path("cut.gguf")

@@ -10,7 +10,8 @@ QWEN = support.model("qwen2.gguf")
 COMMANDS = (("run",), ("inspect",), ("tokenize",), ("eval",), ("eval", "perplexity"),
             ("eval", "kld"), ("bench",), ("calibrate",), ("methods",), ("synth",))
 # The shelf as the issue asks for it; an id that goes missing breaks scripts.
-CODECS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_0h", "int4_channel", "polar", "polar44",
+CODECS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_0h", "int4_channel", "frame4",
+          "frame3", "polar", "polar44",
           "polar33", "polar35")
 
 
@@ -159,7 +160,8 @@ class Calibrate(support.CliTest):
 
     def test_output_names_the_file_and_the_flag_uses_it(self):
         path = self.path("mine.json")
-        self.good("calibrate", self.model, self.text, "-o", path, "--bits", "4", "-n", "300")
+        self.good("calibrate", self.model, self.text, "-o", path, "--codec", "frame4", "--bits", "4",
+                  "-n", "300")
         self.assertIn(b"no calibration", self.notes())
         self.assertEqual(self.notes("--calibration", path), b"")
         self.assertEqual(os.listdir(self.folder.name).count("mine.json"), 1)
@@ -170,7 +172,9 @@ class Calibrate(support.CliTest):
             good = file.read()
         run = ("run", self.model, "-p", "hi", "-n", "1")
         for damage in (good[:len(good) // 2], b"", b"{}", b"[1]", good.replace(b"4", b"z"),
-                       good.replace(b'"version": 1', b'"version": 2')):
+                       good.replace(b'"version": 2', b'"version": 1'),
+                       good.replace(b'"version": 2', b'"version": 3'),
+                       good.replace(b'"codec": "frame3"', b'"codec": "frame4"')):
             self.write("model.gguf.calibration.json", damage)
             self.fails(*run, says=("calibration", "expected"))
             self.assertEqual(self.notes("--no-calibration").count(b"\n"), 1)
@@ -193,8 +197,10 @@ class Calibrate(support.CliTest):
         self.fails("calibrate", self.model, self.path("nope.txt"), says="nope.txt")
         self.fails("calibrate", self.model, self.text, "-o", self.path("no/such/folder.json"),
                    says="cannot create")
-        self.fails("calibrate", self.model, self.text, "--bits", "99", code=2,
-                   says=("2.25 to 8", "99"))
+        self.fails("calibrate", self.model, self.text, "--codec", "frame4", "--bits", "99", code=2,
+                   says=("2.25 to 7.25", "99"))
+        self.fails("calibrate", self.model, self.text, "--bits", "4", says="--codec")
+        self.fails("calibrate", self.model, self.text, "--codec", "q4_0", code=2, says="q4_0")
         self.assertEqual(sorted(os.listdir(self.folder.name)), before)
 
 
