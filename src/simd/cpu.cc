@@ -66,14 +66,31 @@ CpuLevel DetectedCpuLevel() {
   return level;
 }
 
+namespace {
+
+// What the environment asks for, the detected level where it asks for nothing.
+Result<CpuLevel> AutomaticLevel() {
+  const char* name = std::getenv("PHASOR_CPU_LEVEL");
+  if (name == nullptr || *name == 0) return DetectedCpuLevel();
+  auto level = ParseLevel(name);
+  if (!level.ok()) {
+    return InvalidArgument("PHASOR_CPU_LEVEL: expected auto, scalar, avx2 or avx512, found " +
+                           std::string(name));
+  }
+  if (*level > DetectedCpuLevel()) {
+    return Unsupported(std::string("PHASOR_CPU_LEVEL: this CPU can run up to ") +
+                       CpuLevelName(DetectedCpuLevel()) + ", found " + name);
+  }
+  return *level;
+}
+
+}  // namespace
+
 CpuLevel ActiveCpuLevel() {
   int level = g_level.load(std::memory_order_relaxed);
   if (level < 0) {
-    CpuLevel chosen = DetectedCpuLevel();
-    if (const char* name = std::getenv("PHASOR_CPU_LEVEL"); name != nullptr && *name != 0) {
-      auto parsed = ParseLevel(name);
-      if (parsed.ok() && *parsed <= chosen) chosen = *parsed;
-    }
+    const auto automatic = AutomaticLevel();
+    const CpuLevel chosen = automatic.ok() ? *automatic : DetectedCpuLevel();
     level = static_cast<int>(chosen);
     StoreLevel(chosen);
   }
@@ -99,7 +116,7 @@ Status SetCpuLevel(CpuLevel level) {
 }
 
 Status SetCpuLevel(std::string_view name) {
-  PHASOR_ASSIGN_OR_RETURN(CpuLevel level, ParseLevel(name));
+  PHASOR_ASSIGN_OR_RETURN(CpuLevel level, name == "auto" ? AutomaticLevel() : ParseLevel(name));
   return SetCpuLevel(level);
 }
 
