@@ -13,6 +13,8 @@
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/table.h"
+#include "bench/attention_report.h"
+#include "bench/attention_time.h"
 #include "bench/memory.h"
 #include "bench/synthetic_fill.h"
 #include "cli/command.h"
@@ -34,8 +36,11 @@ struct BenchFlags {
   int repetitions = 5;
   std::string output = "md";
   std::string fill = "synthetic";
-  bool memory = false;
+  bool memory = false, attention = false;
   int64_t buffer_mib = 0;
+  std::vector<std::string> types = {"frame4:q4_head", "frame3:q3_head", "q8_0:q8_0", "q4_0:q4_0",
+                                    "int4_channel:q4_head"};
+  std::vector<int> head_dims = {64, 128}, groups = {1, 3, 4, 8};
 };
 
 struct Case {
@@ -328,6 +333,25 @@ int BenchMemory(const BenchFlags& flags) {
   return 0;
 }
 
+int BenchAttention(const BenchFlags& flags) {
+  if (Status s = SetCpuLevel(flags.model.cpu_level); !s.ok()) return Fail(s);
+  bench::AttentionTimeOptions options;
+  auto types = bench::ParseKvTypes(flags.types);
+  if (!types.ok()) return UsageError(types.status().message());
+  options.types = std::move(types).value();
+  options.head_dims = flags.head_dims;
+  options.groups = flags.groups;
+  options.n_threads = flags.model.threads;
+  options.n_rounds = flags.repetitions;
+  if (flags.buffer_mib > 0) options.stream_bytes = flags.buffer_mib << 20;
+  options.bandwidth_buffer_mib = flags.buffer_mib;
+  InterruptFlag::Install();
+  auto result = bench::MeasureAttentionTime(options);
+  if (!result.ok()) return Fail(result.status());
+  bench::PrintAttentionTimes(*result, CpuName(), flags.output);
+  return 0;
+}
+
 // What a reader of the table must know about the depths.
 std::string DepthNote(const BenchFlags& flags) {
   const bool deep =
@@ -338,7 +362,11 @@ std::string DepthNote(const BenchFlags& flags) {
 }
 
 int Bench(BenchFlags& flags) {
+  if (flags.memory && flags.attention) {
+    return UsageError("bench: expected --memory or --attention, found both");
+  }
   if (flags.memory) return BenchMemory(flags);
+  if (flags.attention) return BenchAttention(flags);
   if (flags.types_k.empty()) flags.types_k = {flags.cache.type_k};
   if (flags.types_v.empty()) flags.types_v = {flags.cache.type_v};
   auto model = LoadModel(flags.model);
@@ -388,7 +416,21 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
       ->check(OneOf({"synthetic", "prefill"}))
       ->capture_default_str();
   c->add_flag("--memory", f->memory, "measure the machine's memory instead, without a model");
-  c->add_option("--buffer-mib", f->buffer_mib, "of --memory (0: beyond every cache)")
+  c->add_flag("--attention", f->attention,
+              "measure decode attention by cache type instead, without a model");
+  c->add_option("--types", f->types, "of --attention: K:V,K:V,... beside f16:f16")
+      ->delimiter(',')
+      ->capture_default_str();
+  c->add_option("--head-dims", f->head_dims, "of --attention: head sizes")
+      ->delimiter(',')
+      ->check(Integer(1, 1024))
+      ->capture_default_str();
+  c->add_option("--groups", f->groups, "of --attention: query heads that share a KV head")
+      ->delimiter(',')
+      ->check(Integer(1, 64))
+      ->capture_default_str();
+  c->add_option("--buffer-mib", f->buffer_mib,
+                "of --memory and --attention, there per cache type (0: beyond every cache)")
       ->check(Integer(0, 1 << 20));
   c->add_flag_callback(
       "--json", [f] { f->output = "json"; }, "same as -o json");

@@ -172,6 +172,44 @@ class Bench(support.CliTest):
         self.fails("bench", "--memory", "--buffer-mib", "-1", code=2, says="-1")
         self.fails("bench", "--memory", "--cpu-level", "mmx", says="mmx")
 
+    def test_attention_is_timed_beside_f16_at_every_level(self):
+        flags = ("--attention", "--buffer-mib", "2", "-r", "1", "-t", "2", "--groups", "1,3")
+        for level in ("scalar", "auto"):
+            j = json.loads(self.good("bench", *flags, "--head-dims", "64,80", "--types",
+                                     "frame4:q4_head,q8_0:q8_0", "--cpu-level", level,
+                                     "--json").stdout)
+            rows = j["results"]
+            self.assertEqual([(r["head_dim"], r["group"], r["type_k"]) for r in rows],
+                             [(d, g, k) for d in (64, 80) for g in (1, 3)
+                              for k in ("f16", "frame4", "q8_0")])
+            for r in rows:
+                self.assertEqual(r["bytes_per_token"],
+                                 {("f16", 64): 256, ("frame4", 64): 68, ("q8_0", 64): 136,
+                                  ("f16", 80): 320, ("frame4", 80): 84.5,
+                                  ("q8_0", 80): r["bytes_per_token"]}[r["type_k"], r["head_dim"]])
+                for field in ("score_ns", "softmax_ns", "accumulate_ns", "cached_ns", "stream_ns"):
+                    self.assertGreater(r[field], 0, field)
+                self.assertAlmostEqual(r["stream_gb_s"],
+                                       2 * r["bytes_per_token"] / r["stream_ns"], 6)
+                f16 = next(f for f in rows if f["type_k"] == "f16" and
+                           (f["head_dim"], f["group"]) == (r["head_dim"], r["group"]))
+                self.assertAlmostEqual(r["speed_over_f16"], f16["stream_ns"] / r["stream_ns"], 6)
+            # As many lines as pairs that took longer.
+            self.assertEqual(len(j["slower_than_f16"]), sum(r["speed_over_f16"] < 1 for r in rows))
+        out = self.good("bench", *flags, "--head-dims", "64", "--types", "q4_0:q4_0",
+                        "-o", "plain").stdout.decode()
+        self.assertTrue(out.splitlines()[-1].startswith("slower than f16:f16: "))
+
+    def test_bad_flags_of_the_attention_bench(self):
+        quick = ("bench", "--attention", "--buffer-mib", "1", "-r", "1", "--head-dims", "64")
+        self.fails(*quick, "--types", "f16", code=2, says=("expected K:V", "f16"))
+        self.fails(*quick, "--types", "nope:f16", says="nope")
+        self.fails(*quick, "--types", "f16:frame4", "--groups", "0", code=2, says="0")
+        self.fails(*quick, "--memory", code=2, says=("--memory", "--attention"))
+        # What a type cannot do is said, not measured.
+        out = self.good(*quick, "--types", "f16:frame4", "--groups", "1").stdout.decode()
+        self.assertIn("left out: f16:frame4 at head size 64", out)
+
     def test_bad_lists_are_usage_errors(self):
         self.fails("bench", MODEL, "-p", "16,x", code=2, says=("expected an integer", "x"))
         self.fails("bench", MODEL, "-d", "-1", code=2, says=("expected", "-1"))
