@@ -28,9 +28,9 @@ namespace phasor::bench {
 namespace {
 
 constexpr int kStreamHeads = 8;
-// Each holds an eighth of the pages, so that a call is short and one of many meets a quiet moment;
+// Each holds its part of the pages, so that a call is short and one of many meets a quiet moment;
 // by the time a layer's turn comes again, the others have driven it out of the caches.
-constexpr int kStreamLayers = 8;
+constexpr int kStreamLayers = 16;
 constexpr int kDistinctPages = 16;
 constexpr int64_t kChunkPages = 8;  // appended and frozen at a time
 constexpr int kCachedPasses = 8;    // per round; a pass over the L2 cache is short
@@ -110,11 +110,16 @@ Result<std::unique_ptr<KvCache>> MakeCache(const KvTypes& types, int head_dim, i
                                    std::move(codecs));
 }
 
-// Pages of one head that `bytes` of all heads come to.
-int64_t PagesPerHead(const KvCache& cache, int64_t bytes) {
+// Pages of one head.
+int64_t CachedPages(const KvCache& cache, int64_t bytes) {
   const KvHeadCodecs& c = cache.codecs(0, 0);
   const auto page = static_cast<int64_t>(c.key->PageBytes() + c.value->PageBytes());
-  return std::max<int64_t>(4, bytes / page / cache.options().n_kv_heads / cache.options().n_layers);
+  return std::max<int64_t>(4, bytes / page);
+}
+// The same for all pairs: calls of equal length meet an interruption equally often.
+int64_t StreamPages(int head_dim, int64_t f16_bytes) {
+  const int64_t token = int64_t{4} * head_dim * kStreamLayers * kStreamHeads;
+  return std::max<int64_t>(1, f16_bytes / token / kPageTokens);
 }
 
 // Frozen pages, and one more token that is appended but not committed: the one that attends.
@@ -308,9 +313,9 @@ class HeadSize {
       s.stream = std::move(stream).value();
       PHASOR_ASSIGN_OR_RETURN(s.cached, MakeCache(t, D_, 1, 1));
       PHASOR_RETURN_IF_ERROR(
-          Fill(PagesPerHead(*s.cached, o_.cached_bytes), rows, pool_, s.cached.get()));
+          Fill(CachedPages(*s.cached, o_.cached_bytes), rows, pool_, s.cached.get()));
       PHASOR_RETURN_IF_ERROR(
-          Fill(PagesPerHead(*s.stream, o_.stream_bytes), rows, pool_, s.stream.get()));
+          Fill(StreamPages(D_, o_.f16_stream_bytes), rows, pool_, s.stream.get()));
       subjects_.push_back(std::move(s));
       bar_->Set(++*done_);
     }

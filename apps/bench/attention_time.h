@@ -17,8 +17,10 @@ struct KvTypes {
 struct AttentionTimeOptions {
   std::vector<KvTypes> types;  // f16:f16 is always measured beside them, as the first
   std::vector<int> head_dims, groups;
-  int n_threads = 0;                 // 0: DefaultThreadCount()
-  int64_t stream_bytes = 256 << 20;  // of pages of each pair: beyond every cache
+  int n_threads = 0;  // 0: DefaultThreadCount()
+  // What the streamed tokens take as f16:f16; every pair holds as many tokens. At 3.25 bits a fifth
+  // of it must be beyond every cache.
+  int64_t f16_stream_bytes = 512 << 20;
   int64_t cached_bytes = 512 << 10;  // of pages that stay in the L2 cache of one thread
   int64_t bandwidth_buffer_mib = 0;  // as MemoryOptions::buffer_mib
   int n_rounds = 5;                  // pairs take turns; the minimum counts
@@ -47,7 +49,8 @@ struct AttentionTimes {
 };
 
 // Caches hold random normal keys and values; widths of the frame codecs are spread as calibration
-// spreads them. Eight layers of eight KV heads where pages stream, one layer and head in the cache.
+// spreads them. Sixteen layers of eight KV heads where pages stream, one head in the
+// cache.
 // Errors: an id that is not there, kResourceExhausted, kCancelled after Ctrl-C.
 Result<AttentionTimes> MeasureAttentionTime(const AttentionTimeOptions& options);
 

@@ -343,7 +343,7 @@ int BenchAttention(const BenchFlags& flags) {
   options.groups = flags.groups;
   options.n_threads = flags.model.threads;
   options.n_rounds = flags.repetitions;
-  if (flags.buffer_mib > 0) options.stream_bytes = flags.buffer_mib << 20;
+  if (flags.buffer_mib > 0) options.f16_stream_bytes = flags.buffer_mib << 20;
   options.bandwidth_buffer_mib = flags.buffer_mib;
   InterruptFlag::Install();
   auto result = bench::MeasureAttentionTime(options);
@@ -430,7 +430,7 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
       ->check(Integer(1, 64))
       ->capture_default_str();
   c->add_option("--buffer-mib", f->buffer_mib,
-                "of --memory and --attention, there per cache type (0: beyond every cache)")
+                "of --memory and --attention, there of f16:f16 (0: beyond every cache)")
       ->check(Integer(0, 1 << 20));
   c->add_flag_callback(
       "--json", [f] { f->output = "json"; }, "same as -o json");
