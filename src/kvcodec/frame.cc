@@ -10,7 +10,7 @@
 //   error, so its outermost values may be clipped.
 // Shapes and layout: frame.h. Keys only.
 // Exactness: approximate. NaN counts as 0, an element beyond +-65504 as +-65504. Scores round the
-//   query to 8 bits per page, or to 12 where 8 would add more than a seventh of the error that the
+//   query to 8 bits per page, or to 12 where 8 would add more than a sixth of the error that the
 //   codes have already: one strong channel takes the whole scale when widths are not calibrated.
 // Cost: widths + 0.25 bits per element.
 // Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits.
@@ -84,12 +84,20 @@ FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t
     // Codes of Gaussian numbers: about 4.5 deviations to either end of the range together.
     const float spread = bits == 0 ? 0.0f : static_cast<float>(1 << bits) / 4.5f;
     l.code_power += spread * spread;
+    for (int w = bits + 1; w <= kMaxFrameBits + 1; ++w) l.power_below[w] += spread * spread;
     const int j = pair_D[channel];
     for (int i = 0; i < kFrameTiles; ++i) {
       const std::size_t at = static_cast<std::size_t>(i) * padded + s;
       l.cos_IS[at] = j < 0 ? 1.0f : l.cos_IP[i * n_pairs + j];
       const float sine = j < 0 ? 0.0f : l.sin_IP[i * n_pairs + j];
       l.sin_IS[at] = j >= 0 && channel == l.pairs[j].y ? -sine : sine;
+    }
+  }
+  for (int w = 0; w <= kMaxFrameBits; ++w) {
+    l.middle_from[w] = l.middle_bytes_S;
+    for (int q = 0; q < l.n_quads; ++q) {
+      if (l.bits_Q[q] < w)
+        std::fill_n(&l.middle_from[w][q / 16 * 64 + 4 * FrameDword(q)], 4, uint8_t{0});
     }
   }
   return l;

@@ -60,6 +60,10 @@ struct FrameLayout {
   // Sum over the channels of the mean square of code - middle: what rounding errors of the 8-bit
   // query are multiplied by.
   float code_power = 0;
+  // The same over the channels narrower than w bits, and middle_bytes_S of those of w bits and more
+  // alone, [n_padded] each: for a second pass over the widest.
+  float power_below[kMaxFrameBits + 2] = {};
+  std::vector<uint8_t> middle_from[kMaxFrameBits + 1];
   std::vector<uint8_t> middle_bytes_S;
 };
 

@@ -65,14 +65,15 @@ PHASOR_INLINE void AddTiles(__m512i (&acc)[kTiles][kG], const std::byte* quad, c
 template <int kBits, int kFirst, int kTiles, int kG>
 PHASOR_INLINE void AddWidths(__m512i (&acc)[kTiles][kG], const FrameLayout& layout,
                              const std::byte* code, int quad, const int8_t* q8,
-                             std::ptrdiff_t group_bytes) {
+                             std::ptrdiff_t group_bytes, int least_bits) {
   if constexpr (kBits > 0) {
+    if (kBits < least_bits) return;
     const int end = quad + layout.quads_of_bits[kBits];
     for (; quad < end; ++quad, code += 64 * kBits) {
       AddTiles<kBits, kFirst, kTiles, kG>(acc, code,
                                           q8 + quad / 16 * group_bytes + 4 * FrameDword(quad));
     }
-    AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, quad, q8, group_bytes);
+    AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, quad, q8, group_bytes, least_bits);
   }
 }
 
@@ -84,6 +85,7 @@ struct ScoreJob {
   const float* offset;         // [g][kFrameTiles]
   const float* unit;           // [g]: what one step of the integer sum is worth
   bool add;                    // to the scores of an earlier pass, with steps of a sixteenth
+  int least_bits;              // narrower channels are left out
   float* score_GT;
 };
 
@@ -95,7 +97,8 @@ void ScoreTiles(const ScoreJob& job, int head) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) acc[i][h] = _mm512_setzero_si512();
   }
   AddWidths<kMaxFrameBits, kFirst, kTiles, kG>(acc, job.layout, job.page + job.layout.first_code, 0,
-                                               job.q8 + head * kFrameTiles * 64, job.group_bytes);
+                                               job.q8 + head * kFrameTiles * 64, job.group_bytes,
+                                               job.least_bits);
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     const __m512 unit = Set(job.add ? job.unit[head + h] * 0.0625f : job.unit[head + h]);
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
@@ -170,10 +173,10 @@ PHASOR_INLINE __m256 MaxRows(const __m512 v[8]) {
 
 // Units and their inverses of up to 8 heads: what the largest product of query and scale becomes
 // 126.9 = 2047 * 2032 / 2^15 by.
-// Returns whether 8 bits are too few for one of them.
+// Returns the most that sums of squared codes may be for 8 bits to be enough for all of them.
 template <int kG>
-PHASOR_INLINE bool FindUnits(const FrameLayout& layout, const float* largest, int g, int head,
-                             PageQuery* out) {
+PHASOR_INLINE float FindUnits(const FrameLayout& layout, const float* largest, int g, int head,
+                              PageQuery* out) {
   __m512 most[8], power[8];
   PHASOR_UNROLL for (int h = 0; h < 8; ++h) most[h] = power[h] = _mm512_setzero_ps();
   for (int s = 0; s < layout.n_padded; s += 16) {
@@ -194,15 +197,20 @@ PHASOR_INLINE bool FindUnits(const FrameLayout& layout, const float* largest, in
   const __m256 unit = _mm256_maskz_mul_ps(usable, bound, step);
   _mm256_storeu_ps(out->unit.data() + head, unit);
   // unit^2 / 12 code_power against sum (q scale)^2 / 12; a turning q is half its bound squared.
-  const __m256 added = _mm256_mul_ps(_mm256_mul_ps(unit, unit), _mm256_set1_ps(layout.code_power));
+  // unit^2 / 12 times the sum against sum (q scale)^2 / 12.
   const __m256 allowed = _mm256_mul_ps(SumRows(power), _mm256_set1_ps(kFrameQueryError));
-  return _mm256_cmp_ps_mask(added, allowed, _CMP_GT_OQ) != 0;
+  alignas(32) float limit[8];
+  _mm256_store_ps(limit, _mm256_div_ps(allowed, _mm256_mul_ps(unit, unit)));
+  float least = INFINITY;
+  for (int h = 0; h < kG; ++h)
+    least = limit[h] < least ? limit[h] : least;  // 0 / 0 counts as no limit
+  return least;
 }
 
 // One head: query times scales to bytes, and per tile what the channels' middles contribute.
 template <bool kFine>
 PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h,
-                            PageQuery* out) {
+                            const uint8_t* middle_fine, PageQuery* out) {
   const float* scale = out->scale.data();
   const float* middle = out->middle.data();
   const __m512 factor = Set(kFine ? 16 * out->factor[h] : out->factor[h]);
@@ -238,9 +246,10 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
         const __m512i rest = _mm512_packs_epi16(_mm512_sub_epi16(q0, _mm512_slli_epi16(whole0, 4)),
                                                 _mm512_sub_epi16(q1, _mm512_slli_epi16(whole1, 4)));
         _mm512_storeu_si512(q8_fine + 64 * i, rest);
-        below_fine = _mm512_mul_ps(
-            _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), middle_codes, rest)),
-            Set(0.0625f));
+        below_fine =
+            _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(
+                              _mm512_setzero_si512(), _mm512_loadu_si512(middle_fine + s), rest)),
+                          Set(0.0625f));
         q0 = whole0;
         q1 = whole1;
       }
@@ -260,9 +269,9 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
   _mm256_storeu_ps(out->offset.data() + h * kFrameTiles, SumRows(partial));
 }
 
-// Returns whether the query needs its second pass.
-bool FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                PageQuery* out) {
+// Returns the width from which on channels need a second pass, 0 when none does.
+int FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+               PageQuery* out) {
   const int n = layout.n_padded, n_slots = 4 * layout.n_quads;
   for (int s = 0; s < n; s += 16) {
     const int left = std::clamp(n_slots - s, 0, 16);
@@ -273,30 +282,35 @@ bool FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const
     _mm512_store_ps(out->middle.data() + s,
                     _mm512_fmadd_ps(step, _mm512_loadu_ps(layout.middle_S.data() + s), low));
   }
-  bool fine = false;
+  float limit = INFINITY;
   for (int head = 0; head < g; head += 4) {
     switch (std::min(g - head, 4)) {
       case 1:
-        fine |= FindUnits<1>(layout, query.largest, g, head, out);
+        limit = std::min(limit, FindUnits<1>(layout, query.largest, g, head, out));
         break;
       case 2:
-        fine |= FindUnits<2>(layout, query.largest, g, head, out);
+        limit = std::min(limit, FindUnits<2>(layout, query.largest, g, head, out));
         break;
       case 3:
-        fine |= FindUnits<3>(layout, query.largest, g, head, out);
+        limit = std::min(limit, FindUnits<3>(layout, query.largest, g, head, out));
         break;
       default:
-        fine |= FindUnits<4>(layout, query.largest, g, head, out);
+        limit = std::min(limit, FindUnits<4>(layout, query.largest, g, head, out));
         break;
     }
   }
-  if (!fine) {
-    for (int h = 0; h < g; ++h) FoldHead<false>(layout, query, g, h, out);
-    return false;
+  if (layout.code_power <= limit) {
+    for (int h = 0; h < g; ++h) FoldHead<false>(layout, query, g, h, nullptr, out);
+    return 0;
   }
+  // As many of the widest as leave half of the allowance to the rest.
+  int bits = kMaxFrameBits;
+  while (bits > 1 && layout.power_below[bits] > 0.5f * limit) --bits;
   out->q8_fine.Resize(out->q8.size());
-  for (int h = 0; h < g; ++h) FoldHead<true>(layout, query, g, h, out);
-  return true;
+  for (int h = 0; h < g; ++h) {
+    FoldHead<true>(layout, query, g, h, layout.middle_from[bits].data(), out);
+  }
+  return bits;
 }
 
 void ScorePass(const ScoreJob& job, int g) {
@@ -332,7 +346,7 @@ void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, cons
   scratch.factor.Resize(static_cast<std::size_t>(g) + 8);
   scratch.offset.Resize(static_cast<std::size_t>(g) * kFrameTiles);
   scratch.q8.Resize(static_cast<std::size_t>(g) * kFrameTiles * n);
-  const bool fine = FoldScales(layout, query, g, page, &scratch);
+  const int fine_bits = FoldScales(layout, query, g, page, &scratch);
   ScoreJob job = {layout,
                   page,
                   scratch.q8.data(),
@@ -340,11 +354,13 @@ void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, cons
                   scratch.offset.data(),
                   scratch.unit.data(),
                   /*add=*/false,
+                  /*least_bits=*/1,
                   score_GT};
   ScorePass(job, g);
-  if (!fine) return;
+  if (fine_bits == 0) return;
   job.q8 = scratch.q8_fine.data();
   job.add = true;
+  job.least_bits = fine_bits;
   ScorePass(job, g);
 }
 
