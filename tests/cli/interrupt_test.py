@@ -152,6 +152,17 @@ class Interrupt(support.CliTest):
         self.assertEqual((process.returncode, out), (1, b""))
         self.assertEqual(error.decode().count("phasor: error: "), 1)
 
+    def test_the_attention_bench_stops_with_one_line_and_exit_code_one(self):
+        process = subprocess.Popen(
+            [support.PROGRAM, "bench", "--attention", "--buffer-mib", "2", "-r", "1000", "-t", "1",
+             "--cpu-level", "scalar"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=support.TIMEOUT_S)
+        self.assertEqual((process.returncode, out), (1, b""))
+        self.assertEqual(error.decode().count("phasor: error: "), 1)
+
 
 if __name__ == "__main__":
     support.main()
