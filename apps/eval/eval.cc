@@ -1,4 +1,5 @@
-// phasor eval perplexity|kld MODEL FILE: quality of cache types on a text, by depth.
+// phasor eval perplexity|kld MODEL FILE: quality of cache types on a text, by depth. The third one,
+// retrieve, is in retrieve.cc.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "eval/kld.h"
+#include "eval/retrieve.h"
 #include "eval/text_windows.h"
 
 namespace phasor::cli {
@@ -72,17 +74,11 @@ Result<Json> Evaluate(const EvalFlags& flags, bool kld) {
   return out;
 }
 
-Status Save(const Json& report, const std::string& path) {
-  PHASOR_ASSIGN_OR_RETURN(AtomicFileWriter writer, AtomicFileWriter::Create(path));
-  PHASOR_RETURN_IF_ERROR(writer.Write(report.dump(2) + "\n"));
-  return writer.Commit();
-}
-
 int Eval(const EvalFlags& flags, bool kld) {
   auto result = Evaluate(flags, kld);
   if (!result.ok()) return Fail(result.status());
   if (!flags.save.empty()) {
-    if (Status s = Save(*result, flags.save); !s.ok()) return Fail(s);
+    if (Status s = eval::SaveReport(*result, flags.save); !s.ok()) return Fail(s);
   }
   if (flags.output != "json") {
     fmt::print("{}", eval::RenderScoreTable((*result)["results"], kld, flags.output));
@@ -144,6 +140,7 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
       *exit_code = Eval(*flags, kld);
     });
   }
+  AddRetrieveCommand(*eval, exit_code);
 }
 
 }  // namespace phasor::cli

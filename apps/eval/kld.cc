@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "base/table.h"
 #include "contracts/kv_codec.h"
 #include "eval/text_windows.h"
@@ -246,6 +247,12 @@ Json ScoreReport(const std::vector<CacheScores>& scores, bool with_base) {
     out.push_back(std::move(j));
   }
   return out;
+}
+
+Status SaveReport(const Json& report, const std::string& path) {
+  PHASOR_ASSIGN_OR_RETURN(AtomicFileWriter writer, AtomicFileWriter::Create(path));
+  PHASOR_RETURN_IF_ERROR(writer.Write(report.dump(2) + "\n"));
+  return writer.Commit();
 }
 
 std::string RenderScoreTable(const Json& report, bool with_base, const std::string& format) {

@@ -57,6 +57,8 @@ Result<std::vector<CacheScores>> EvaluateCaches(const LoadedModel& model,
 // One object per cache type: nll, ppl, ..., with a base also ppl_ratio, mean_kl, median_kl, kl_99,
 // kl_999, max_kl, same_top; the same per depth bucket in "by_depth".
 Json ScoreReport(const std::vector<CacheScores>& scores, bool with_base);
+// Written to a temporary file and renamed.
+Status SaveReport(const Json& report, const std::string& path);
 // The report as a table: one row per cache type and depth. format: plain, md, csv or json.
 std::string RenderScoreTable(const Json& report, bool with_base, const std::string& format);
 

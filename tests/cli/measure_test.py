@@ -108,6 +108,51 @@ class Kld(support.CliTest):
                    says="f17")
 
 
+class Retrieve(support.CliTest):
+    """Facts at depth. The golden model has random weights and knows none: only sums are checked."""
+
+    def book(self, n_words=3000):
+        letters, state, words = "abcdefghijklmnop", 7, []
+        for i in range(n_words):
+            state = (state * 1103515245 + 12345) % (1 << 31)
+            word = "".join(letters[state >> shift & 15] for shift in (4, 8, 12, 16, 20))
+            words.append(word + "." * (i % 9 == 8))
+        return self.write("book.txt", " ".join(words))
+
+    def retrieve(self, *flags, text=None):
+        return self.good_json("eval", "retrieve", MODEL, text or self.book(), "--depths",
+                              "512,1024", "--cases", "5", *flags)
+
+    def test_every_task_depth_and_type_has_a_row_and_f16_agrees_with_itself(self):
+        rows = self.retrieve("--types", "q8_0:q8_0,q4_0:q4_0")["results"]
+        self.assertEqual([(r["task"], r["depth"], r["type_k"]) for r in rows],
+                         [(task, depth, k) for task in ("needle", "kv") for depth in (512, 1024)
+                          for k in ("f16", "q8_0", "q4_0")])
+        for f16, q8, q4 in zip(rows[::3], rows[1::3], rows[2::3]):
+            self.assertEqual(f16["logprob"], f16["f16_logprob"])
+            self.assertEqual(q4["f16_logprob"], f16["logprob"])
+            self.assertIn(f16["agreement"], (1, None))
+            self.assertLess(f16["logprob"], 0)
+            self.assertEqual(f16["cases"], 5)
+            # Facts lie in pages, so that their codes matter, and few bits matter more.
+            self.assertGreater(abs(q4["logprob"] - f16["logprob"]), 0)
+            self.assertNotEqual(q4["logprob"], q8["logprob"])
+
+    def test_the_seed_decides_what_is_asked(self):
+        flags = ("--task", "kv", "--types", "f16:f16")
+        one, same, other = (self.retrieve(*flags, "-s", seed)["results"] for seed in (1, 1, 2))
+        self.assertEqual(one, same)
+        self.assertNotEqual(one, other)
+
+    def test_bad_input_is_an_error(self):
+        book = self.book()
+        self.fails("eval", "retrieve", MODEL, book, "--depths", "300", "-ctk", "f16", says=("depth", "384", "300"))
+        self.fails("eval", "retrieve", MODEL, book, "--task", "magic", code=2, says="magic")
+        self.fails("eval", "retrieve", MODEL, book, "-c", "512", code=2, says="--depths")
+        self.fails("eval", "retrieve", MODEL, book, "--types", "f17:f16", says="f17")
+        self.fails("eval", "retrieve", MODEL, self.text_file(50), "-ctk", "f16", says="words")
+
+
 class Bench(support.CliTest):
     FLAGS = ("-p", "16", "-n", "4", "-d", "0,32", "-r", "2", "-ctk", "f16,q8_0", "-ctv", "f16")
 
