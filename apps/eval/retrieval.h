@@ -30,7 +30,7 @@ struct RetrievalOptions {
   std::vector<std::string> tasks;  // "needle", "kv"
   std::vector<int64_t> depths;     // tokens of document, question and answer
   int64_t n_cases = 128;           // per task and depth
-  int per_document = 16;           // at most: needles hidden, keys asked for
+  int n_needles = 8;               // hidden in one document, at most
   bool chat = true;   // documents and questions inside the chat template, if there is one
   uint64_t seed = 1;  // of keys, numbers and what is asked
   std::function<void(int64_t, int64_t)> on_progress;  // done and total tokens read

@@ -26,7 +26,7 @@ struct RetrieveFlags {
   std::vector<int64_t> depths = {512, 2048, 4096, 8192};
   int64_t n_cases = eval::RetrievalOptions().n_cases;
   int64_t seed = static_cast<int64_t>(eval::RetrievalOptions().seed);
-  int per_document = eval::RetrievalOptions().per_document;
+  int n_needles = eval::RetrievalOptions().n_needles;
   bool quick = false, plain = false;
 };
 
@@ -48,7 +48,7 @@ Result<Json> Evaluate(const RetrieveFlags& flags) {
   options.tasks = flags.tasks;
   options.depths = flags.depths;
   options.n_cases = flags.quick ? kQuickCases : flags.n_cases;
-  options.per_document = flags.per_document;
+  options.n_needles = flags.n_needles;
   options.chat = !flags.plain;
   options.seed = static_cast<uint64_t>(flags.seed);
   InterruptFlag::Install();
@@ -110,8 +110,7 @@ void AddRetrieveCommand(CLI::App& eval, int* exit_code) {
   c->add_option("--cases", f->n_cases, "questions per task and depth")
       ->check(Integer(1, 1 << 20))
       ->capture_default_str();
-  c->add_option("--per-document", f->per_document,
-                "most needles hidden in one document, most keys asked for")
+  c->add_option("--needles", f->n_needles, "most needles hidden in one document")
       ->check(Integer(1, 1024))
       ->capture_default_str();
   c->add_flag("--no-chat", f->plain, "plain text instead of the model's chat template");
