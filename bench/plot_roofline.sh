@@ -36,7 +36,7 @@ ys = [1e9 / r[f] for r in rows for f in ("stream_ns", "cached_ns")]
 ys += [1e9 / r["product_ns"] for r in rows if r["product_ns"] > 0]
 xs = [r["bytes_per_token"] for r in rows]
 x0, x1 = min(xs) / 1.25, max(xs) * 1.25
-y0, y1 = min(ys) / 1.3, max(ys) * 1.5
+y0, y1 = min(ys) / 5, max(ys) * 1.5  # room for the names below
 
 
 def px(x):
