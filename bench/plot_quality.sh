@@ -32,7 +32,7 @@ set ylabel "mean KL (nats)"
 set logscale y
 set format y "%g"
 set grid ytics lc rgb "#dddddd"
-set key below maxrows 3 noenhanced
+set key below maxrows 5 noenhanced
 set xtics noenhanced
 plot for [i=0:blocks-1] data index i using 1:3:xtic(2) with linespoints lw 2 pt 7 ps 0.6 \
      title columnheader(1)
