@@ -7,7 +7,7 @@
 # as decode does, activations in float, because rounding them to int8 alone is worth a mean KL of
 # 0.003. Table 2: the frame types with pages decoded for blocks of queries, as prefill does: what
 # the kernels of decode add is the difference to table 1. Table 3: int8 activations, as `phasor run`
-# computes, for the perplexity ratio. About 20 minutes on two quiet cores; PHASOR_TABLE_TOKENS
+# computes, for the perplexity ratio. About 30 minutes on two quiet cores; PHASOR_TABLE_TOKENS
 # (32768) makes it shorter or longer.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
