@@ -6,7 +6,7 @@
 set -euo pipefail
 
 build_packages=(g++ cmake ninja-build pkg-config python3 python3-pip libcli11-dev
-  nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev libhwy-dev libutf8proc-dev)
+  nlohmann-json3-dev libfmt-dev libpcre2-dev libxxhash-dev libhwy-dev libutf8proc-dev libdtl-dev)
 # clang and its runtime are for the fuzz targets.
 test_packages=(libgtest-dev clang clang-format-14 libclang-rt-14-dev)
 dev_packages=(clang-tidy-14)

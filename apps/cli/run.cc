@@ -28,6 +28,8 @@ struct RunFlags {
   bool json = false, no_conversation = false, conversation = false, ignore_eos = false;
   bool quiet = false;
   std::string flash_attn = "auto";
+  bool context_shift = false;
+  int64_t keep = 0;
 };
 
 double PerSecond(int64_t n, double ms) { return ms > 0 ? static_cast<double>(n) * 1000 / ms : 0; }
@@ -179,14 +181,17 @@ class Runner {
     EncodeOptions encode;
     encode.add_special = inputs.bos_token.empty() || text.rfind(inputs.bos_token, 0) != 0;
     std::vector<int32_t> tokens = t.Encode(text, encode);
-    const std::vector<int32_t>& have = session_.tokens();
     std::size_t common = 0;
-    while (common < have.size() && common < tokens.size() && have[common] == tokens[common]) {
+    while (common < history_.size() && common < tokens.size() &&
+           history_[common] == tokens[common]) {
       ++common;
     }
     if (common == tokens.size() && common > 0) --common;  // at least one token must be read
-    if (common < have.size()) {
-      PHASOR_RETURN_IF_ERROR(session_.Truncate(static_cast<int64_t>(common)));
+    // Counted from the end: a context shift may have dropped text before.
+    const auto n_cut = static_cast<int64_t>(history_.size() - common);
+    if (n_cut > 0) {
+      PHASOR_RETURN_IF_ERROR(session_.Truncate(std::max<int64_t>(0, session_.n_tokens() - n_cut)));
+      history_.resize(common);
     }
     tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(common));
     return tokens;
@@ -202,15 +207,26 @@ class Runner {
       if (bar == nullptr) bar = std::make_unique<ProgressBar>("reading", total, "tokens");
       bar->Set(done);
     };
-    return session_.Append(tokens, append);
+    PHASOR_RETURN_IF_ERROR(session_.Append(tokens, append));
+    history_.insert(history_.end(), tokens.begin(), tokens.end());
+    if (flags_.keep < 0 && !kept_) session_.SetKeep(session_.n_tokens());
+    kept_ = true;
+    return Status::Ok();
   }
 
   Result<GenerateResult> Stream() {
-    return session_.Generate(options_, [&](std::string_view piece) {
-      if (flags_.json) return;
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
-      std::fflush(stdout);
-    });
+    PHASOR_ASSIGN_OR_RETURN(GenerateResult result,
+                            session_.Generate(options_, [&](std::string_view piece) {
+                              if (flags_.json) return;
+                              std::fwrite(piece.data(), 1, piece.size(), stdout);
+                              std::fflush(stdout);
+                            }));
+    history_.insert(history_.end(), result.tokens.begin(), result.tokens.end());
+    const int32_t last = session_.tokens().back();
+    if (result.reason == FinishReason::kEndOfText && model_.tokenizer().IsEndOfGeneration(last)) {
+      history_.push_back(last);
+    }
+    return result;
   }
 
   int Once(const std::vector<int32_t>& tokens) {
@@ -240,7 +256,9 @@ class Runner {
   Session& session_;
   GenerateOptions options_;
   std::vector<ChatMessage> messages_;
-  std::string typed_;  // read from stdin and not yet used
+  std::string typed_;             // read from stdin and not yet used
+  std::vector<int32_t> history_;  // every token of the conversation, dropped ones too
+  bool kept_ = false;             // --keep -1 has taken the first prompt's length
 };
 
 Result<std::string> ReadPrompt(const RunFlags& flags) {
@@ -267,7 +285,10 @@ int Run(RunFlags& flags, bool prompt_given, bool file_given) {
   }
   auto model = LoadModel(flags.model);
   if (!model.ok()) return Fail(model.status());
-  auto session = Session::Create(**model, ToSessionOptions(flags.cache));
+  SessionOptions options = ToSessionOptions(flags.cache);
+  options.context_shift = flags.context_shift;
+  options.n_keep = std::max<int64_t>(0, flags.keep);
+  auto session = Session::Create(**model, options);
   if (!session.ok()) return Fail(session.status());
   if (std::string note = CalibrationNotice(**model, flags.cache.type_k); !note.empty()) {
     fmt::print(stderr, "{}\n", note);
@@ -323,6 +344,12 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
                 "-no-cnv: plain completion, no chat template");
   run->add_flag("--conversation", flags->conversation,
                 "-cnv: chat template even if it is doubtful");
+  run->add_flag("--context-shift,!--no-context-shift", flags->context_shift,
+                "when the context is full, drop the oldest half and go on, without reading again");
+  run->add_option("--keep", flags->keep,
+                  "first tokens that --context-shift never drops (-1: all of the prompt)")
+      ->capture_default_str()
+      ->check(Integer(-1));
   run->add_flag("--json", flags->json, "one JSON object instead of streamed text");
   run->add_flag("-q,--quiet", flags->quiet, "no statistics on stderr");
   run->add_option("--flash-attn", flags->flash_attn,

@@ -44,6 +44,10 @@ struct ContextParams {
   int n_sink = 4;                  // first tokens kept in 16 bit
   int n_recent = 128;              // newest tokens kept in 16 bit (up to 127 more)
   int n_batch = 512;               // tokens per prefill step
+  // When the context is full: drop the oldest half behind the first n_keep tokens and go on. No
+  // text is read again and nothing is quantized again, whatever the cache types.
+  bool context_shift = false;
+  int64_t n_keep = 0;
 };
 
 struct SamplingParams {
@@ -81,9 +85,44 @@ struct CacheUse {
   int64_t n_tokens;
   std::size_t bytes;  // everything that holds these tokens, metadata included
   double bits_per_element;
+  // Tokens whose left context has changed since they were read: exact in position, approximate in
+  // what they say of the text before them.
+  int64_t n_stale_tokens;
+};
+
+// How edits treat the text behind them (PIE, 2407.03157; docs/positions.md).
+struct EditParams {
+  // Share of the text behind a change that is read again with it; 1: all of it, which is exact.
+  double recompute = 0.0;
+  const std::atomic<bool>* cancel = nullptr;  // checked before every prefill step
+};
+
+struct EditReport {
+  int64_t n_changes, n_removed, n_inserted;
+  int64_t n_read;          // tokens that went through the model
+  int64_t n_reused_exact;  // before the first change
+  int64_t n_reused_stale;  // behind it
+  double milliseconds;
 };
 
 class Context;
+
+// Tokens with their keys and values, cut from a context. May be attached to that context and its
+// forks, at any place, any number of times. Must not outlive the model; used by one thread at a
+// time together with those contexts.
+class CachedText {
+ public:
+  CachedText(CachedText&&) noexcept;
+  CachedText& operator=(CachedText&&) noexcept;
+  ~CachedText();
+  std::span<const int32_t> tokens() const;
+
+ private:
+  friend class Context;
+  struct Impl;
+  explicit CachedText(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
 
 class Model {
  public:
@@ -126,6 +165,27 @@ class Context {
                           const std::function<void(std::string_view)>& on_text = {});
   // Forgets everything from token n on.
   Status Truncate(int64_t n_tokens);
+
+  // --- Editing what has been read. Places are indices of tokens(). An error (kOutOfRange for
+  // places that are not there, kInvalidArgument for pinned text) changes nothing. logits() are
+  // empty afterwards; Generate works.
+
+  // Makes the context hold `tokens`: only what differs is read, the rest is moved to its place.
+  Result<EditReport> Rewrite(std::span<const int32_t> tokens, const EditParams& params = {});
+  // Reads `tokens` in place of [begin, end), on the text before them.
+  Result<EditReport> Replace(int64_t begin, int64_t end, std::span<const int32_t> tokens,
+                             const EditParams& params = {});
+  Status Erase(int64_t begin, int64_t end);
+  // `to`: the token that it shall stand before, outside of [begin, end).
+  Status Move(int64_t begin, int64_t end, int64_t to);
+  Status Copy(int64_t begin, int64_t end, int64_t to);
+  // Protects text from Erase, Truncate and context shift, or gives it free.
+  Status Pin(int64_t begin, int64_t end, bool pinned = true);
+  Result<CachedText> Slice(int64_t begin, int64_t end) const;
+  Status Attach(const CachedText& text);
+  // A second context with the same text; memory is shared until one of them writes.
+  Result<Context> Fork() const;
+
   std::span<const int32_t> tokens() const;
   CacheUse cache_use() const;
 

@@ -187,6 +187,8 @@ class Session {
   // Forgets all tokens from index n on, without loss for those before.
   Status Truncate(int64_t n_tokens);
   void Clear();
+  // SessionOptions::n_keep from now on.
+  void SetKeep(int64_t n_keep) { options_.n_keep = n_keep; }
 
   // --- editing: src/cache/kv_cache.h has the rules. Indices count tokens; an error changes
   // nothing. Logits are gone afterwards; Generate and RefreshLogits read the newest token again.
@@ -204,6 +206,10 @@ class Session {
                                 const ReplaceOptions& options = {});
   // A second session with the same text; blocks are shared until one of them writes.
   Result<std::unique_ptr<Session>> Fork() const;
+  // Becomes what `other`, a fork of this session, holds.
+  void TakeTextOf(const Session& other);
+  // The schedule of tokens from now on; those that are there keep theirs.
+  Status SetSchedule(const RopeParams& rope);
   // Reads the newest token again, for logits() after an edit.
   Status RefreshLogits();
   const std::shared_ptr<KvStore>& store() const;

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "engine/engine.h"
+#include "engine/rewrite.h"
 #include "phasor/phasor.h"
 
 namespace phasor {
@@ -30,6 +31,10 @@ struct Context::Impl {
   std::unique_ptr<Session> session;
 };
 
+struct CachedText::Impl {
+  TextSpan span;
+};
+
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
@@ -38,6 +43,12 @@ Context::Context(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Context::Context(Context&&) noexcept = default;
 Context& Context::operator=(Context&&) noexcept = default;
 Context::~Context() = default;
+CachedText::CachedText(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+CachedText::CachedText(CachedText&&) noexcept = default;
+CachedText& CachedText::operator=(CachedText&&) noexcept = default;
+CachedText::~CachedText() = default;
+
+std::span<const int32_t> CachedText::tokens() const { return impl_->span.tokens; }
 
 Result<Model> Model::Load(const ModelParams& params) {
   return Guard([&]() -> Result<Model> {
@@ -107,6 +118,8 @@ Result<Context> Model::NewContext(const ContextParams& params) const {
     options.n_sink = params.n_sink;
     options.n_recent = params.n_recent;
     options.n_batch = params.n_batch;
+    options.context_shift = params.context_shift;
+    options.n_keep = params.n_keep;
     auto impl = std::make_unique<Context::Impl>();
     PHASOR_ASSIGN_OR_RETURN(impl->session, Session::Create(*impl_->model, options));
     return Context(std::move(impl));
@@ -142,11 +155,70 @@ Status Context::Truncate(int64_t n_tokens) {
   return Guard([&]() -> Status { return impl_->session->Truncate(n_tokens); });
 }
 
+Result<EditReport> Context::Rewrite(std::span<const int32_t> tokens, const EditParams& params) {
+  return Guard([&]() -> Result<EditReport> {
+    ReplaceOptions options;
+    options.recompute = params.recompute;
+    options.cancel = params.cancel;
+    PHASOR_ASSIGN_OR_RETURN(const RewriteReport r, RewriteText(*impl_->session, tokens, options));
+    return EditReport{r.n_hunks,        r.n_removed,      r.n_inserted,  r.n_read,
+                      r.n_reused_exact, r.n_reused_stale, r.milliseconds};
+  });
+}
+
+Result<EditReport> Context::Replace(int64_t begin, int64_t end, std::span<const int32_t> tokens,
+                                    const EditParams& params) {
+  return Guard([&]() -> Result<EditReport> {
+    ReplaceOptions options;
+    options.recompute = params.recompute;
+    options.cancel = params.cancel;
+    PHASOR_ASSIGN_OR_RETURN(const ReplaceReport r,
+                            impl_->session->Replace(begin, end, tokens, options));
+    return EditReport{1, r.n_removed, r.n_inserted, r.n_read, begin, r.n_reused, r.milliseconds};
+  });
+}
+
+Status Context::Erase(int64_t begin, int64_t end) {
+  return Guard([&]() -> Status { return impl_->session->Erase(begin, end); });
+}
+
+Status Context::Move(int64_t begin, int64_t end, int64_t to) {
+  return Guard([&]() -> Status { return impl_->session->Move(begin, end, to); });
+}
+
+Status Context::Copy(int64_t begin, int64_t end, int64_t to) {
+  return Guard([&]() -> Status { return impl_->session->Copy(begin, end, to); });
+}
+
+Status Context::Pin(int64_t begin, int64_t end, bool pinned) {
+  return Guard([&]() -> Status { return impl_->session->Pin(begin, end, pinned); });
+}
+
+Result<CachedText> Context::Slice(int64_t begin, int64_t end) const {
+  return Guard([&]() -> Result<CachedText> {
+    auto impl = std::make_unique<CachedText::Impl>();
+    PHASOR_ASSIGN_OR_RETURN(impl->span, impl_->session->Slice(begin, end));
+    return CachedText(std::move(impl));
+  });
+}
+
+Status Context::Attach(const CachedText& text) {
+  return Guard([&]() -> Status { return impl_->session->Attach(text.impl_->span); });
+}
+
+Result<Context> Context::Fork() const {
+  return Guard([&]() -> Result<Context> {
+    auto impl = std::make_unique<Context::Impl>();
+    PHASOR_ASSIGN_OR_RETURN(impl->session, impl_->session->Fork());
+    return Context(std::move(impl));
+  });
+}
+
 std::span<const int32_t> Context::tokens() const { return impl_->session->tokens(); }
 
 CacheUse Context::cache_use() const {
   const CacheStats stats = impl_->session->cache_stats();
-  return {stats.n_tokens, stats.used_bytes, stats.bits_per_element};
+  return {stats.n_tokens, stats.used_bytes, stats.bits_per_element, stats.n_stale_tokens};
 }
 
 }  // namespace phasor

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 
 #include "phasor/phasor.h"
@@ -28,6 +29,44 @@ TEST(PublicApi, LoadsReadsAndAnswersWithTheDefaultCache) {
   EXPECT_GT(context->cache_use().bytes, 0u);
   EXPECT_TRUE(context->Truncate(2).ok());
   EXPECT_EQ(context->tokens().size(), 2u);
+}
+
+TEST(PublicApi, TextThatWasReadCanBeEdited) {
+  auto model = Model::Load({.path = kModels + "llama_gqa_tied", .n_threads = 2});
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  const std::vector<int32_t> before = model->Tokenize("one two three four five six seven eight");
+  const std::vector<int32_t> after = model->Tokenize("one two 3 four five six 7 7 eight nine");
+  auto context = model->NewContext({.n_ctx = 200});
+  ASSERT_TRUE(context.ok()) << context.status().message();
+  ASSERT_TRUE(context->Append(before).ok());
+  auto fork = context->Fork();
+  ASSERT_TRUE(fork.ok());
+  auto report = context->Rewrite(after);
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  EXPECT_TRUE(
+      std::equal(after.begin(), after.end(), context->tokens().begin(), context->tokens().end()));
+  EXPECT_GE(report->n_changes, 2);
+  EXPECT_EQ(report->n_read + report->n_reused_exact + report->n_reused_stale,
+            static_cast<int64_t>(after.size()));
+  EXPECT_LT(report->n_read, static_cast<int64_t>(after.size()));
+  EXPECT_EQ(context->cache_use().n_stale_tokens, report->n_reused_stale);
+  EXPECT_TRUE(
+      std::equal(before.begin(), before.end(), fork->tokens().begin(), fork->tokens().end()));
+  // Back again, everything behind the first change read: as never edited.
+  ASSERT_TRUE(context->Rewrite(before, {.recompute = 1}).ok());
+  EXPECT_EQ(context->cache_use().n_stale_tokens, 0);
+  ASSERT_TRUE(context->Generate({.temperature = 0, .max_tokens = 3}).ok());
+  ASSERT_TRUE(fork->Pin(0, 2).ok());
+  EXPECT_EQ(fork->Erase(0, 5).code(), StatusCode::kInvalidArgument);
+  auto text = fork->Slice(2, 6);
+  ASSERT_TRUE(text.ok());
+  ASSERT_TRUE(fork->Erase(2, 6).ok());
+  ASSERT_TRUE(fork->Attach(*text).ok());
+  ASSERT_TRUE(fork->Move(3, 5, 2).ok());
+  ASSERT_TRUE(fork->Copy(0, 2, 4).ok());
+  EXPECT_EQ(fork->tokens().size(), before.size() + 2);
+  EXPECT_EQ(fork->Move(0, 5, 300).code(), StatusCode::kOutOfRange);
+  EXPECT_EQ(fork->tokens().size(), before.size() + 2);
 }
 
 TEST(PublicApi, ErrorsAreValues) {

@@ -9,7 +9,6 @@
 #include "engine/session_codecs.h"
 #include "model/calibration.h"
 #include "model/transformer.h"
-#include "registry/position_table.h"
 
 namespace phasor {
 namespace {
@@ -97,16 +96,8 @@ Result<std::unique_ptr<Session>> Session::Create(const LoadedModel& model,
     PHASOR_RETURN_IF_ERROR(CheckSameCodecs(*options.store, codecs));
     s->cache_ = std::make_unique<KvCache>(cache, options.store);
   }
-  PhaseTable phases = model.transformer().phases();
-  if (options.rope.has_value()) {
-    PHASOR_ASSIGN_OR_RETURN(phases, MakePhaseTable(*options.rope));
-    if (phases.step_P.size() != model.transformer().phases().step_P.size()) {
-      return InvalidArgument("rope: expected " + std::to_string(config.rope.n_rot) +
-                             " rotated dimensions, found " +
-                             std::to_string(2 * phases.step_P.size()));
-    }
-  }
-  s->cache_->SetSchedule(phases);
+  s->cache_->SetSchedule(model.transformer().phases());
+  if (options.rope.has_value()) PHASOR_RETURN_IF_ERROR(s->SetSchedule(*options.rope));
   return s;
 }
 

@@ -5,6 +5,7 @@
 
 #include "cache/kv_cache.h"
 #include "engine/engine.h"
+#include "registry/position_table.h"
 
 namespace phasor {
 
@@ -142,6 +143,24 @@ Result<std::unique_ptr<Session>> Session::Fork() const {
   s->tokens_ = tokens_;
   s->logits_ = logits_;
   return s;
+}
+
+void Session::TakeTextOf(const Session& other) {
+  cache_ = other.cache_->Fork();
+  tokens_ = other.tokens_;
+  logits_ = other.logits_;
+}
+
+Status Session::SetSchedule(const RopeParams& rope) {
+  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(rope));
+  const std::size_t expected = model_->transformer().phases().step_P.size();
+  if (phases.step_P.size() != expected) {
+    return InvalidArgument("rope: expected " + std::to_string(2 * expected) +
+                           " rotated dimensions, found " +
+                           std::to_string(2 * phases.step_P.size()));
+  }
+  cache_->SetSchedule(phases);
+  return Status::Ok();
 }
 
 Result<ReplaceReport> Session::Replace(int64_t begin, int64_t end, std::span<const int32_t> tokens,
