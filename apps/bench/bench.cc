@@ -16,6 +16,7 @@
 #include "bench/attention_report.h"
 #include "bench/attention_time.h"
 #include "bench/memory.h"
+#include "bench/span_time.h"
 #include "bench/synthetic_fill.h"
 #include "cli/command.h"
 #include "contracts/kv_codec.h"
@@ -37,6 +38,7 @@ struct BenchFlags {
   std::string output = "md";
   std::string fill = "synthetic";
   bool memory = false, attention = false;
+  std::vector<int> spans;
   int64_t buffer_mib = 0;
   std::vector<std::string> types = {"frame4:q4_head", "frame3:q3_head", "q8_0:q8_0", "q4_0:q4_0",
                                     "int4_channel:q4_head"};
@@ -352,6 +354,22 @@ int BenchAttention(const BenchFlags& flags) {
   return 0;
 }
 
+int BenchSpans(const BenchFlags& flags) {
+  if (Status s = SetCpuLevel(flags.model.cpu_level); !s.ok()) return Fail(s);
+  bench::SpanTimeOptions options;
+  auto types = bench::ParseKvTypes(flags.types);
+  if (!types.ok()) return UsageError(types.status().message());
+  options.types = std::move(types).value();
+  options.spans = flags.spans;
+  options.n_threads = flags.model.threads;
+  if (flags.n_depth != std::vector<int64_t>{0}) options.n_tokens = flags.n_depth.back();
+  InterruptFlag::Install();
+  auto result = bench::MeasureSpanTime(options);
+  if (!result.ok()) return Fail(result.status());
+  bench::PrintSpanTimes(*result, options, CpuName(), flags.output);
+  return 0;
+}
+
 // What a reader of the table must know about the depths.
 std::string DepthNote(const BenchFlags& flags) {
   const bool deep =
@@ -362,9 +380,10 @@ std::string DepthNote(const BenchFlags& flags) {
 }
 
 int Bench(BenchFlags& flags) {
-  if (flags.memory && flags.attention) {
-    return UsageError("bench: expected --memory or --attention, found both");
+  if (int{flags.memory} + int{flags.attention} + int{!flags.spans.empty()} > 1) {
+    return UsageError("bench: expected one of --memory, --attention and --spans, found several");
   }
+  if (!flags.spans.empty()) return BenchSpans(flags);
   if (flags.memory) return BenchMemory(flags);
   if (flags.attention) return BenchAttention(flags);
   if (flags.types_k.empty()) flags.types_k = {flags.cache.type_k};
@@ -418,7 +437,12 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   c->add_flag("--memory", f->memory, "measure the machine's memory instead, without a model");
   c->add_flag("--attention", f->attention,
               "measure decode attention by cache type instead, without a model");
-  c->add_option("--types", f->types, "of --attention: K:V,K:V,... beside f16:f16")
+  c->add_option("--spans", f->spans,
+                "measure what moved text costs decode attention instead, without a model: numbers "
+                "of spans, e.g. 1,4,16,64, in -d tokens (8192)")
+      ->delimiter(',')
+      ->check(Integer(1, 1 << 20));
+  c->add_option("--types", f->types, "of --attention and --spans: K:V,K:V,... beside f16:f16")
       ->delimiter(',')
       ->capture_default_str();
   c->add_option("--head-dims", f->head_dims, "of --attention: head sizes")
