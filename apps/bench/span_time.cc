@@ -95,23 +95,24 @@ class SpanMeter {
     return Status::Ok();
   }
 
-  // Where span i of n begins: at the border of a page as long as there are pages enough, so that
-  // turning is measured and not the scoring of both halves of a page.
-  int64_t CutAt(int64_t i, int64_t n) const {
+  // Where span i of n begins. At borders of pages (as long as there are enough) turning alone is
+  // measured, elsewhere also that both parts of a cut page are scored.
+  int64_t CutAt(int64_t i, int64_t n, bool at_borders) const {
     const auto n_pieces = static_cast<int64_t>(text_.pieces().size());
-    if (i == 0 || i == n || n > n_pieces) return o_.n_tokens * i / n;
+    if (!at_borders || i == 0 || i == n || n > n_pieces) return o_.n_tokens * i / n;
     int64_t token = 0;
     for (int64_t p = 0; p < n_pieces * i / n; ++p) token += text_.pieces()[p].n_rows;
     return token;
   }
 
   // Cuts the text into n spans and moves each a little further than the one before.
-  Status Cut(int n, double* move_us) {
+  Status Cut(int n, bool at_borders, double* move_us) {
     std::vector<KvSpan> spans;
     cache_->Clear();
     PHASOR_RETURN_IF_ERROR(cache_->Attach(text_, {.position = 0, .same_left_context = true}));
     for (int i = 0; i < n; ++i) {
-      PHASOR_ASSIGN_OR_RETURN(KvSpan span, cache_->Slice(CutAt(i, n), CutAt(i + 1, n)));
+      PHASOR_ASSIGN_OR_RETURN(KvSpan span,
+                              cache_->Slice(CutAt(i, n, at_borders), CutAt(i + 1, n, at_borders)));
       spans.push_back(std::move(span));
     }
     Status status;
@@ -212,7 +213,7 @@ Result<std::vector<SpanTime>> MeasureSpanTime(const SpanTimeOptions& o) {
     const double turn_us = meter.TurnPagesMicroseconds(&keeps_codes);
     bar.Set(++done);
     double move_us = 0;
-    PHASOR_RETURN_IF_ERROR(meter.Cut(1, &move_us));
+    PHASOR_RETURN_IF_ERROR(meter.Cut(1, true, &move_us));
     PHASOR_ASSIGN_OR_RETURN(const double one, meter.StepMicroseconds());
     for (int n : o.spans) {
       if (InterruptFlag::flag().load()) return Cancelled("bench: stopped by Ctrl-C");
@@ -220,10 +221,12 @@ Result<std::vector<SpanTime>> MeasureSpanTime(const SpanTimeOptions& o) {
         return InvalidArgument(
             fmt::format("--spans: expected at most {} (one a token), found {}", o.n_tokens, n));
       }
-      PHASOR_RETURN_IF_ERROR(meter.Cut(n, &move_us));
+      PHASOR_RETURN_IF_ERROR(meter.Cut(n, false, &move_us));
+      PHASOR_ASSIGN_OR_RETURN(const double cut, meter.StepMicroseconds());
+      PHASOR_RETURN_IF_ERROR(meter.Cut(n, true, &move_us));
       PHASOR_ASSIGN_OR_RETURN(const double step, meter.StepMicroseconds());
       const double extra = step - one;
-      rows.push_back({types, n, step, step / one, move_us, turn_us, keeps_codes,
+      rows.push_back({types, n, step, step / one, cut, cut / one, move_us, turn_us, keeps_codes,
                       extra > 0 ? turn_us / extra : INFINITY});
       bar.Set(++done);
     }
@@ -247,6 +250,8 @@ void PrintSpanTimes(const std::vector<SpanTime>& rows, const SpanTimeOptions& o,
                               {"n_spans", r.n_spans},
                               {"step_us", r.step_us},
                               {"step_over_one_span", r.over_one},
+                              {"cut_anywhere_us", r.cut_us},
+                              {"cut_anywhere_over_one_span", r.cut_over_one},
                               {"move_us", r.move_us},
                               {"turn_pages_us", r.turn_us},
                               {"turning_keeps_codes", r.turn_keeps_codes},
@@ -261,6 +266,7 @@ void PrintSpanTimes(const std::vector<SpanTime>& rows, const SpanTimeOptions& o,
                {"spans", Align::kRight},
                {"step us", Align::kRight},
                {"over one span", Align::kRight},
+               {"cut anywhere", Align::kRight},
                {"move us", Align::kRight},
                {"turn pages us", Align::kRight},
                {"codes kept", Align::kLeft},
@@ -268,8 +274,9 @@ void PrintSpanTimes(const std::vector<SpanTime>& rows, const SpanTimeOptions& o,
   for (const SpanTime& r : rows) {
     table.AddRow(
         {r.types.k, r.types.v, fmt::format("{}", r.n_spans), fmt::format("{:.0f}", r.step_us),
-         fmt::format("{:.2f}", r.over_one), fmt::format("{:.1f}", r.move_us),
-         fmt::format("{:.0f}", r.turn_us), r.turn_keeps_codes ? "yes" : "no",
+         fmt::format("{:.2f}", r.over_one), fmt::format("{:.2f}", r.cut_over_one),
+         fmt::format("{:.1f}", r.move_us), fmt::format("{:.0f}", r.turn_us),
+         r.turn_keeps_codes ? "yes" : "no",
          std::isfinite(r.break_even_steps) ? fmt::format("{:.0f}", r.break_even_steps) : "never"});
   }
   fmt::print("{}", table.Render(*ParseTableFormat(format)));
@@ -277,7 +284,9 @@ void PrintSpanTimes(const std::vector<SpanTime>& rows, const SpanTimeOptions& o,
   fmt::print(
       "\n{}, {}. One layer: {} tokens, head size {}, {} KV heads, {} query heads each; minimum of "
       "{} "
-      "rounds. step: decode attention of one token, queries turned once a span; move: all spans, "
+      "rounds. step: decode attention of one token, queries turned once a span, text cut at "
+      "borders of pages; cut anywhere: the same over one span when both parts of a cut page are "
+      "scored; move: all spans, "
       "in the ledger (for all layers at once); turn pages: the keys of every page turned "
       "instead.\n",
       cpu_name, CpuLevelName(ActiveCpuLevel()), o.n_tokens, o.head_dim, o.n_kv_heads, o.group,

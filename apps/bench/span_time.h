@@ -25,9 +25,11 @@ struct SpanTimeOptions {
 struct SpanTime {
   KvTypes types;
   int n_spans;
-  double step_us;   // decode attention of one token
+  double step_us;   // decode attention of one token, text cut at borders of pages
   double over_one;  // step_us over that of one span
-  double move_us;   // moving all spans once in the ledger, all layers at once
+  double cut_us;    // the same, text cut anywhere: both parts of a page are scored
+  double cut_over_one;
+  double move_us;  // moving all spans once in the ledger, all layers at once
   // Turning the keys of every page instead: in the grid of polar pages, which keeps the codes, or
   // by decoding, turning and encoding again, which loses precision every time.
   double turn_us;
