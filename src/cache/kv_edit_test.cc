@@ -211,6 +211,31 @@ TEST(KvEdit, ForksShareBlocksAndNeverSeeEachOthersWrites) {
   EXPECT_EQ(store->n_blocks_in_use(KvBlockKind::kCodes), 0);
 }
 
+TEST(KvEdit, OneOfSeveralForksGoesOnInTheBlockTheyShare) {
+  ThreadPool pool(1);
+  Twin twin;
+  twin.Append(40, kTicksPerPosition, pool);  // 4 in the sink's block, 36 behind
+  KvStore& store = *twin.cache().store();
+  Twin a(twin), b(twin);
+  const int before = store.n_blocks_in_use(KvBlockKind::kRows);
+  a.Append(1, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before);
+  b.Append(1, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before + 1);
+  a.Append(5, kTicksPerPosition, pool);
+  b.Append(5, kTicksPerPosition, pool);
+  twin.Append(3, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before + 2);
+  // What was reserved and not written is free for the next.
+  Twin c(a), d(a);
+  ASSERT_TRUE(c.cache().Reserve(2).ok());
+  ASSERT_TRUE(c.cache().Truncate(c.size()).ok());
+  d.Append(2, kTicksPerPosition, pool);
+  c.Append(2, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before + 3);
+  for (const Twin* t : {&twin, &a, &b, &c, &d}) t->Check();
+}
+
 TEST(KvEdit, OneSpanShiftedAHundredThousandTimesStandsWhereItBegan) {
   ThreadPool pool(1);
   Twin twin;
