@@ -26,7 +26,8 @@ enum class StreamRole : uint8_t { kSource, kTarget };
 struct PlanSpan {
   int64_t n_tokens = 0;  // not negative
   SpanKind kind = SpanKind::kText;
-  // Documents packed into one sequence are numbered from 1; 0 is what all of them share (an anchor).
+  // Documents packed into one sequence are numbered from 1; 0 is what all of them share (an
+  // anchor).
   int document = 0;
   StreamRole role = StreamRole::kSource;
   // Images: spans with the same number that follow each other are one image. Its tokens come expert

@@ -5,9 +5,9 @@
 // Shapes: document i's tokens at n_shared, n_shared + 1, ...; documents may come in pieces, in any
 //   order.
 // Exact or approximate: exact. Neutral setting: one document equals sequential (test).
-// Cost: a document of n tokens attends to n (n + 1) / 2 + n n_shared pairs instead of all before it.
-// Limits: the shared text comes first.
-// Rejected: positions of a document that overlap the shared text's, which would put two keys at one
+// Cost: a document of n tokens attends to n (n + 1) / 2 + n n_shared pairs instead of all before
+// it. Limits: the shared text comes first. Rejected: positions of a document that overlap the
+// shared text's, which would put two keys at one
 //   distance.
 #include <map>
 

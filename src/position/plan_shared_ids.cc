@@ -2,7 +2,8 @@
 // Source: MouSi (2401.17221), which compresses the 4,096 positions of a 64 x 64 feature to 64 (a
 //   position per row) or 1 (a position per expert).
 // Deviations: the fourth scheme, a row position plus a learned column embedding, changes the
-//   features and is not a matter of positions; no code was released, so the schemes follow the text.
+//   features and is not a matter of positions; no code was released, so the schemes follow the
+//   text.
 // Shapes: an image of e experts with n_rows x n_columns tokens each takes e n_rows n_columns,
 //   e n_rows or e positions.
 // Exact or approximate: exact. Neutral setting: one position per token equals sequential (test).
@@ -22,8 +23,9 @@ class SharedIdsPlan : public PositionPlan {
     PHASOR_RETURN_IF_ERROR(CheckPlanLength("shared_ids", n_tokens_, span.n_tokens));
     const bool image = span.kind == SpanKind::kImage;
     if (image && (span.n_rows < 1 || span.n_columns < 1)) {
-      return InvalidArgument("shared_ids: expected an image of at least one row and column, found " +
-                             std::to_string(span.n_rows) + " x " + std::to_string(span.n_columns));
+      return InvalidArgument(
+          "shared_ids: expected an image of at least one row and column, found " +
+          std::to_string(span.n_rows) + " x " + std::to_string(span.n_columns));
     }
     const bool goes_on = image && in_image_ && span.image == image_;
     if (goes_on && (span.n_rows != n_rows_ || span.n_columns != n_columns_)) {
@@ -75,8 +77,8 @@ Result<std::unique_ptr<PositionPlan>> Make(const PositionPlanOptions& options) {
 
 }  // namespace
 
-const PositionPlanInfo kSharedIdsPlan = {"shared_ids",
-                                         "tokens of an image share a position per expert or per row",
-                                         "MouSi, 2401.17221", Make};
+const PositionPlanInfo kSharedIdsPlan = {
+    "shared_ids", "tokens of an image share a position per expert or per row", "MouSi, 2401.17221",
+    Make};
 
 }  // namespace phasor

@@ -57,9 +57,9 @@ TEST(PositionPlan, GoldenPositions) {
 }
 
 TEST(PositionPlan, MouSiTakesFourThousandAndNinetySixOrSixtyFourOrOnePosition) {
-  for (const auto& [sharing, n] :
-       {std::pair{PositionSharing::kToken, 4096}, {PositionSharing::kRow, 64},
-        {PositionSharing::kExpert, 1}}) {
+  for (const auto& [sharing, n] : {std::pair{PositionSharing::kToken, 4096},
+                                   {PositionSharing::kRow, 64},
+                                   {PositionSharing::kExpert, 1}}) {
     auto plan = MakePositionPlan({.id = "shared_ids", .sharing = sharing}).value();
     std::vector<PositionTicks> positions;
     ASSERT_TRUE(plan->Extend(Image(4096, 1, 64, 64), &positions).ok());
@@ -100,7 +100,8 @@ TEST(PositionPlan, V2peStepsOfA256thAreExactAtAMillion) {
     ASSERT_EQ(at * 256, (1000000 * 256 + i + 1) * kOne);
     // The fastest pair turns by the step of one radian per position, which a float position of
     // 1,000,000 (spacing 1/16) could not tell from none.
-    const uint64_t turned = TurnsAt(table.step_P[0], at) - TurnsAt(table.step_P[0], at - kOne / 256);
+    const uint64_t turned =
+        TurnsAt(table.step_P[0], at) - TurnsAt(table.step_P[0], at - kOne / 256);
     EXPECT_NEAR(static_cast<double>(turned) * 0x1.0p-64 * 6.283185307179586, 1.0 / 256, 1e-12);
   }
   // What the released code's 32-bit floats make of the same steps.

@@ -56,8 +56,8 @@ Result<std::unique_ptr<PositionPlan>> Make(const PositionPlanOptions& options) {
 
 }  // namespace
 
-const PositionPlanInfo kV2pePlan = {
-    "v2pe", "image tokens a fraction of a position apart, exact to 1/65536", "V2PE, 2412.09616",
-    Make};
+const PositionPlanInfo kV2pePlan = {"v2pe",
+                                    "image tokens a fraction of a position apart, exact to 1/65536",
+                                    "V2PE, 2412.09616", Make};
 
 }  // namespace phasor

@@ -15,8 +15,8 @@ Result<std::unique_ptr<PositionPlan>> MakePositionPlan(const PositionPlanOptions
 // Positions of all spans by a new plan, [sum of n_tokens].
 Result<std::vector<PositionTicks>> PlanPositions(const PositionPlanOptions& options,
                                                  std::span<const PlanSpan> spans);
-// (query, key) pairs that attention works on when these spans are read in this order under the plan,
-// every token with itself included.
+// (query, key) pairs that attention works on when these spans are read in this order under the
+// plan, every token with itself included.
 Result<int64_t> CountAttendedPairs(const PositionPlanOptions& options,
                                    std::span<const PlanSpan> spans);
 
