@@ -6,8 +6,13 @@
 #include <memory>
 #include <utility>
 
+#include "cache/compact_tail.h"
+
 namespace phasor {
 namespace {
+
+// Blocks of rows that a line may hold before they are joined to one.
+constexpr int kMaxTailPieces = 6;
 
 struct Beam {
   std::unique_ptr<Session> session;
@@ -127,7 +132,14 @@ class Search {
       items.push_back({beam.session.get(), std::span(beam.tokens).last(1)});
     }
     result_.n_read += static_cast<int64_t>(items.size());
-    return AppendBatch(items);
+    PHASOR_RETURN_IF_ERROR(AppendBatch(items));
+    // Every branch begins a block; lines that branched often are joined, or they would hold a
+    // block per token.
+    for (Beam& beam : beams_) {
+      PHASOR_RETURN_IF_ERROR(
+          CompactTail(kMaxTailPieces, &beam.session->cache(), base_.model().pool()));
+    }
+    return Status::Ok();
   }
 
   void AddHypothesis(const std::vector<int32_t>& tokens, double log_probability, int n_end,
