@@ -103,6 +103,7 @@ int Main(int argc, char** argv) {
   phasor::cli::AddBenchCommand(app, &exit_code);
   phasor::cli::AddCalibrateCommand(app, &exit_code);
   phasor::cli::AddMethodsCommand(app, &exit_code);
+  phasor::cli::AddRankCommand(app, &exit_code);
   phasor::cli::AddReproduceCommand(app, &exit_code);
   phasor::cli::AddSynthCommand(app, &exit_code);
   std::vector<std::string> args = NormalizeArguments(argc, argv);

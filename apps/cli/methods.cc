@@ -6,6 +6,7 @@
 #include "base/table.h"
 #include "cli/command.h"
 #include "registry/kv_codec_table.h"
+#include "registry/position_plan_table.h"
 #include "registry/position_table.h"
 #include "registry/weight_codec_table.h"
 
@@ -22,6 +23,9 @@ std::vector<Entry> Shelf() {
   std::vector<Entry> shelf;
   for (const PositionMethodInfo* m : PositionMethods()) {
     shelf.push_back({"position", m->id, m->summary, m->source, "", "exact shift"});
+  }
+  for (const PositionPlanInfo* p : PositionPlans()) {
+    shelf.push_back({"plan", p->id, p->summary, p->source, "", "exact"});
   }
   for (const KvCodecInfo& c : KvCodecs()) {
     std::string flags = std::string(c.for_keys ? "K" : "") + (c.for_values ? "V" : "");

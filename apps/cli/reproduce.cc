@@ -10,6 +10,8 @@
 #include "base/table.h"
 #include "bench/score_time.h"
 #include "cli/command.h"
+#include "cli/reproduce_experiment.h"
+#include "eval/claim_report.h"
 #include "eval/claims.h"
 #include "eval/kld.h"
 #include "eval/text_windows.h"
@@ -118,27 +120,6 @@ Status MeasureSpeed(const eval::Declaration& d, bool quick, const LoadedModel& m
   return Status::Ok();
 }
 
-Result<Json> JudgeClaims(const eval::Declaration& d, const eval::Measurements& measured) {
-  Json out = Json::array();
-  for (const eval::Claim& claim : d.claims) {
-    PHASOR_ASSIGN_OR_RETURN(eval::Verdict verdict, eval::Judge(claim, measured));
-    std::string found;
-    for (const eval::Condition& c : claim.reproduced_if) {
-      PHASOR_ASSIGN_OR_RETURN(double value, eval::ConditionValue(c, measured));
-      if (!found.empty()) found += ", ";
-      found += eval::Describe(c, value);
-    }
-    out.push_back({{"claim", claim.id},
-                   {"paper", claim.paper},
-                   {"source", claim.source},
-                   {"counts_as_reproduced", claim.here},
-                   {"null_result", claim.null_result},
-                   {"measured", found},
-                   {"verdict", eval::VerdictName(verdict)}});
-  }
-  return out;
-}
-
 std::string QualityTable(const Json& quality, Table::Format format) {
   std::vector<Table::Column> columns = {{"-ctk", Table::Align::kLeft}};
   for (const char* name : {"bits of K", "ppl / f16", "mean KL", "99.9 % KL", "same top"}) {
@@ -182,24 +163,6 @@ std::string SpeedTable(const Json& speed, Table::Format format) {
   return table.Render(format);
 }
 
-std::string ClaimText(const Json& claims, bool markdown) {
-  std::string out;
-  for (const Json& c : claims) {
-    const auto text = [&](const char* key) { return c[key].get<std::string>(); };
-    if (markdown) {
-      out += fmt::format("- **{}: {}**\n", text("claim"), text("verdict"));
-    } else {
-      out += fmt::format("{}: {}\n", text("claim"), text("verdict"));
-    }
-    out +=
-        fmt::format("  {}paper: {} ({})\n", markdown ? "- " : "  ", text("paper"), text("source"));
-    out += fmt::format("  {}counts as reproduced: {}; null: {}\n", markdown ? "- " : "  ",
-                       text("counts_as_reproduced"), text("null_result"));
-    out += fmt::format("  {}measured: {}\n", markdown ? "- " : "  ", text("measured"));
-  }
-  return out;
-}
-
 void Print(const eval::Declaration& d, const ReproduceFlags& flags, const Findings& found,
            const Json& claims) {
   if (flags.output == "json") {
@@ -225,11 +188,14 @@ void Print(const eval::Declaration& d, const ReproduceFlags& flags, const Findin
       "Model {}, {} tokens in windows of {}, values in {}; {}, one thread for the times.\n\n",
       found.model_name, found.n_tokens, found.n_ctx, d.value_type, CpuName());
   fmt::print("{}\n{}\n{}", QualityTable(found.quality, format), SpeedTable(found.speed, format),
-             ClaimText(claims, markdown));
+             eval::ClaimText(claims, markdown));
 }
 
 Status Reproduce(ReproduceFlags& flags) {
   PHASOR_ASSIGN_OR_RETURN(eval::Declaration d, eval::ReadDeclaration(flags.id));
+  if (!d.experiment.empty()) {
+    return ReproduceExperiment(d, {flags.model, flags.text_file, flags.quick_speed, flags.output});
+  }
   if (flags.text_file.empty()) flags.text_file = UserCacheDir() + "/texts/emma.txt";
   if (!FileExists(flags.text_file)) {
     return NotFound("reproduce: " + flags.text_file +
@@ -242,7 +208,7 @@ Status Reproduce(ReproduceFlags& flags) {
   found.model_name = model->path().substr(model->path().find_last_of('/') + 1);
   PHASOR_RETURN_IF_ERROR(MeasureQuality(d, flags, *model, &found));
   PHASOR_RETURN_IF_ERROR(MeasureSpeed(d, flags.quick_speed, *model, &found));
-  PHASOR_ASSIGN_OR_RETURN(Json claims, JudgeClaims(d, found.measured));
+  PHASOR_ASSIGN_OR_RETURN(Json claims, eval::JudgeClaims(d, found.measured));
   Print(d, flags, found, claims);
   return Status::Ok();
 }
@@ -274,7 +240,8 @@ void AddReproduceCommand(CLI::App& app, int* exit_code) {
   c->add_option("--max-tokens", f->max_tokens,
                 "only the first tokens of the text (0: as many as the declaration says)")
       ->check(Integer(0));
-  c->add_flag("--quick-speed", f->quick_speed, "one round over few bytes, to try the command");
+  c->add_flag("--quick-speed,--quick", f->quick_speed,
+              "small sizes and one round, to try the command");
   c->add_option("-o,--output", f->output, "plain, md or json")
       ->check(OneOf({"plain", "md", "json"}));
   c->add_flag_callback(

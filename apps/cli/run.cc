@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "engine/beam_search.h"
 
 namespace phasor::cli {
 namespace {
@@ -22,6 +23,8 @@ struct RunFlags {
   CacheFlags cache;
   std::string prompt, file, system;
   int64_t n_predict = -1;
+  int beams = 0;  // 0: sampling
+  double length_penalty = BeamOptions().length_penalty;
   SamplerOptions sampler;
   int64_t seed = -1;
   std::vector<std::string> stop;
@@ -229,8 +232,47 @@ class Runner {
     return result;
   }
 
+  // The best of several lines, shown when all have ended.
+  int OnceWithBeams() {
+    BeamOptions beam{.n_beams = flags_.beams, .length_penalty = flags_.length_penalty};
+    if (flags_.n_predict > 0) beam.max_tokens = flags_.n_predict;
+    beam.ignore_eos = flags_.ignore_eos;
+    beam.cancel = &InterruptFlag::flag();
+    auto result = BeamSearch(beam, &session_);
+    if (!result.ok()) return Fail(result.status());
+    const BeamHypothesis& best = result->hypotheses.front();
+    if (!flags_.json) {
+      fmt::print("{}\n", best.text);
+      if (!flags_.quiet) {
+        fmt::print(
+            stderr, "[{} beams, {} tokens read and {} branches in {:.1f} ms; best score {:.4f}]\n",
+            flags_.beams, result->n_read, result->n_branches, result->milliseconds, best.score);
+      }
+      return 0;
+    }
+    nlohmann::json lines = nlohmann::json::array();
+    for (const BeamHypothesis& h : result->hypotheses) {
+      lines.push_back({{"text", h.text},
+                       {"tokens", h.tokens},
+                       {"log_probability", h.log_probability},
+                       {"score", h.score},
+                       {"finish_reason", FinishReasonName(h.reason)}});
+    }
+    const nlohmann::json j = {{"text", best.text},
+                              {"tokens", best.tokens},
+                              {"finish_reason", FinishReasonName(best.reason)},
+                              {"beams", lines},
+                              {"tokens_read", result->n_read},
+                              {"branches", result->n_branches},
+                              {"ms", result->milliseconds},
+                              {"model", model_.path()}};
+    fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    return 0;
+  }
+
   int Once(const std::vector<int32_t>& tokens) {
     if (Status s = Feed(tokens); !s.ok()) return Fail(s);
+    if (flags_.beams > 0) return OnceWithBeams();
     auto result = Stream();
     if (!result.ok()) return Fail(result.status());
     if (flags_.json) {
@@ -275,6 +317,11 @@ int Run(RunFlags& flags, bool prompt_given, bool file_given) {
   if (!prompt_given && (flags.no_conversation || flags.json)) {
     return UsageError(fmt::format("run: {}: expected a prompt with -p or -f, found none",
                                   flags.json ? "--json" : "--no-conversation"));
+  }
+  if (flags.beams > 0 && (!prompt_given || !flags.stop.empty())) {
+    return UsageError(fmt::format(
+        "run: --beams: expected {}",
+        prompt_given ? "no --stop beside it, found one" : "a prompt with -p or -f, found none"));
   }
   flags.sampler.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device()();
   if (Status s = ValidateSamplerOptions(flags.sampler); !s.ok()) return Fail(s);
@@ -335,6 +382,14 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
   run->add_option("--repeat-last-n", flags->sampler.repeat_last_n, "tokens the penalty looks back")
       ->capture_default_str()
       ->check(Integer(-1, INT32_MAX));
+  run->add_option("--beams", flags->beams,
+                  "beam search over so many lines instead of sampling (0: off); -n -1 means 128")
+      ->capture_default_str()
+      ->check(Integer(0, 1024));
+  run->add_option("--length-penalty", flags->length_penalty,
+                  "beams: log-probability is divided by length to this power")
+      ->capture_default_str()
+      ->check(Number());
   run->add_option("-s,--seed", flags->seed, "random seed (-1: from the system)")
       ->capture_default_str()
       ->check(Integer(-1));

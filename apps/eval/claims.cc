@@ -144,13 +144,17 @@ Result<Declaration> ParseDeclaration(const std::string& json, const std::string&
   f.String("reference", &d.reference);
   f.String("summary", &d.summary);
   f.String("note", &d.note);
-  const Json& quality = f.Member("quality");
-  const Json& speed = f.Member("speed");
+  f.String("experiment", &d.experiment, false);
+  const bool caches = d.experiment.empty();
+  const Json& quality = caches ? f.Member("quality") : j;
+  const Json& speed = caches ? f.Member("speed") : j;
   const Json& claims = f.Member("claims");
   PHASOR_RETURN_IF_ERROR(f.status());
   if (version != 1) {
     return Unsupported(fmt::format("{}: expected version 1, found {}", name, version));
   }
+  PHASOR_RETURN_IF_ERROR(ParseClaims(claims, name, &d.claims));
+  if (!caches) return d;
   Fields q(quality, name + ": quality");
   q.Strings("key_types", &d.key_types);
   q.String("value_type", &d.value_type);
@@ -161,7 +165,6 @@ Result<Declaration> ParseDeclaration(const std::string& json, const std::string&
   Fields s(speed, name + ": speed");
   s.Strings("key_types", &d.speed_types);
   PHASOR_RETURN_IF_ERROR(s.status());
-  PHASOR_RETURN_IF_ERROR(ParseClaims(claims, name, &d.claims));
   return d;
 }
 

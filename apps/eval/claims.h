@@ -1,7 +1,8 @@
 // What a paper claims, what counts as reproducing it, and the verdict: reproduce/<id>.json.
 //
 // A declaration holds the paper ("paper"), what is run here ("quality": cache types against a base
-// by depth; "speed": score time per key codec), and a list of claims. A claim's verdict follows
+// by depth; "speed": score time per key codec) or, instead of both, the name of what measures
+// ("experiment", eval/experiment.h), and a list of claims. A claim's verdict follows
 // from conditions on what was measured, written down before the measuring:
 //   {"metric": "mean_kl", "of": "polar44", "over": "q4_0", "at_most": 1.0}
 // reads: the mean KL of polar44 divided by that of q4_0 is at most 1. Without "over" the value
@@ -38,6 +39,7 @@ struct Declaration {
   std::string value_type, base_type;  // of the quality runs
   int64_t n_ctx = 0, max_tokens = 0;
   std::vector<std::string> key_types, speed_types;
+  std::string experiment;  // empty: quality and speed
   std::vector<Claim> claims;
 };
 

@@ -45,9 +45,21 @@ void KvCache::SetGroupScale(const KvGroupScale& scale) {
 }
 
 void KvCache::DropPending() {
+  for (const KvPiece& piece : pending_) {
+    if (store_->n_filled(piece.kind, piece.block) == piece.first_row + piece.n_rows) {
+      store_->SetFilled(piece.kind, piece.block, piece.first_row);
+    }
+  }
   store_->Release(pending_);
   pending_.clear();
   pending_positions_.clear();
+}
+
+// Whether rows may be written behind this piece: nobody else holds its block, or nobody has written
+// there yet. So one of several forks goes on in the block they share, and the others in their own.
+bool KvCache::MayGrow(const KvPiece& piece) const {
+  return store_->References(piece.kind, piece.block) == 1 ||
+         store_->n_filled(piece.kind, piece.block) == piece.first_row + piece.n_rows;
 }
 
 Status KvCache::ReservePieces(int n, std::vector<KvPiece>* pending) {
@@ -60,8 +72,7 @@ Status KvCache::ReservePieces(int n, std::vector<KvPiece>* pending) {
     KvPiece piece{.view = append_view(), .sink = sink};
     const bool goes_on = last != nullptr && last->kind == KvBlockKind::kRows &&
                          last->sink == sink && last->view == piece.view &&
-                         last->first_row + last->n_rows < kPageTokens &&
-                         store_->References(KvBlockKind::kRows, last->block) == 1;
+                         last->first_row + last->n_rows < kPageTokens && MayGrow(*last);
     if (goes_on) {
       piece.block = last->block;
       piece.first_row = last->first_row + last->n_rows;
@@ -74,6 +85,7 @@ Status KvCache::ReservePieces(int n, std::vector<KvPiece>* pending) {
       piece.n_rows = std::min(piece.n_rows, sink_left);
       sink_left -= piece.n_rows;
     }
+    store_->SetFilled(KvBlockKind::kRows, piece.block, piece.first_row + piece.n_rows);
     pending->push_back(piece);
     done += piece.n_rows;
     last = nullptr;  // only the first piece continues what is there
@@ -127,7 +139,6 @@ void KvCache::AppendHead(int layer, int head, float* k_ND, float* v_ND, int n) {
 void KvCache::CommitAppend(int n) {
   PHASOR_CHECK(n == CountTokens(pending_));
   for (const KvPiece& piece : pending_) {
-    store_->SetFilled(piece.kind, piece.block, piece.first_row + piece.n_rows);
     const std::size_t before = pieces_.size();
     AppendPiece(piece, &pieces_);
     // Joined to its predecessor, which holds a reference already.

@@ -196,6 +196,7 @@ class KvCache {
   // Replaces the ledger. Cannot fail.
   void Commit(std::vector<KvPiece> pieces, PositionTicks next_position);
   void DropPending();
+  bool MayGrow(const KvPiece& piece) const;
   Status ReservePieces(int n, std::vector<KvPiece>* pending);
   void AssignViews();
   void BuildTurns();

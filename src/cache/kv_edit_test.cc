@@ -9,6 +9,7 @@
 
 #include "attention/attention.h"
 #include "base/rng.h"
+#include "cache/compact_tail.h"
 #include "cache/kv_cache.h"
 #include "ops/vector_ops.h"
 #include "registry/kv_codec_table.h"
@@ -209,6 +210,61 @@ TEST(KvEdit, ForksShareBlocksAndNeverSeeEachOthersWrites) {
   twin.reset();
   EXPECT_EQ(store->n_blocks_in_use(KvBlockKind::kRows), 0);
   EXPECT_EQ(store->n_blocks_in_use(KvBlockKind::kCodes), 0);
+}
+
+TEST(KvEdit, OneOfSeveralForksGoesOnInTheBlockTheyShare) {
+  ThreadPool pool(1);
+  Twin twin;
+  twin.Append(40, kTicksPerPosition, pool);  // 4 in the sink's block, 36 behind
+  KvStore& store = *twin.cache().store();
+  Twin a(twin), b(twin);
+  const int before = store.n_blocks_in_use(KvBlockKind::kRows);
+  a.Append(1, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before);
+  b.Append(1, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before + 1);
+  a.Append(5, kTicksPerPosition, pool);
+  b.Append(5, kTicksPerPosition, pool);
+  twin.Append(3, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before + 2);
+  // What was reserved and not written is free for the next.
+  Twin c(a), d(a);
+  ASSERT_TRUE(c.cache().Reserve(2).ok());
+  ASSERT_TRUE(c.cache().Truncate(c.size()).ok());
+  d.Append(2, kTicksPerPosition, pool);
+  c.Append(2, kTicksPerPosition, pool);
+  EXPECT_EQ(store.n_blocks_in_use(KvBlockKind::kRows), before + 3);
+  for (const Twin* t : {&twin, &a, &b, &c, &d}) t->Check();
+}
+
+TEST(KvEdit, RowsThatForksScatteredAreJoinedAndNothingElseChanges) {
+  ThreadPool pool(2);
+  Rng rng(9);
+  Twin twin;
+  twin.Append(60, kTicksPerPosition, pool);
+  std::vector<std::unique_ptr<Twin>> old;
+  for (int i = 0; i < 300; ++i) {
+    // The text goes on in a fork whose block somebody else grows as well.
+    old.push_back(std::make_unique<Twin>(twin));
+    old.back()->Append(1, kTicksPerPosition, pool);
+    twin.Append(1 + static_cast<int>(rng.Below(2)), kTicksPerPosition / 2, pool);
+    ASSERT_TRUE(CompactTail(5, &twin.cache(), pool).ok());
+    if (i % 10 == 0) twin.Check();
+    ASSERT_FALSE(::testing::Test::HasFatalFailure()) << i;
+  }
+  for (const auto& t : old) t->Check();
+  std::shared_ptr<KvStore> store = twin.cache().store();
+  old.clear();
+  EXPECT_EQ(
+      store->n_blocks_in_use(KvBlockKind::kRows) + store->n_blocks_in_use(KvBlockKind::kCodes),
+      static_cast<int>(twin.cache().pieces().size()));
+  // Pinned rows stay pinned.
+  const int64_t n = twin.size();
+  ASSERT_TRUE(twin.cache().Pin(n - 3, n).ok());
+  ASSERT_TRUE(CompactTail(1, &twin.cache(), pool).ok());
+  EXPECT_TRUE(twin.cache().AnyPinned(n - 1, n));
+  EXPECT_FALSE(twin.cache().AnyPinned(0, n - 3));
+  twin.Check();
 }
 
 TEST(KvEdit, OneSpanShiftedAHundredThousandTimesStandsWhereItBegan) {

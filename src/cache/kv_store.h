@@ -2,8 +2,8 @@
 //
 // A block is one page slot in every (layer, KV head): keys and values of up to kPageTokens tokens,
 // either as 16-bit rows or as codes. Blocks are handed out, written once and never changed
-// afterwards, except that rows may be added behind those that are there while a single sequence
-// holds the block. A sequence that wants to write into a shared block takes a new one.
+// afterwards, except that rows may be added behind those that are there: by the only sequence that
+// holds the block, or by the first that wants to. Others that share it take a new one.
 //
 // Thread rule: all sequences and spans of a store are used by one thread at a time; only pages of
 // distinct (layer, head) pairs may be written and read by distinct threads.
@@ -63,7 +63,7 @@ class KvStore {
   void Release(KvBlockKind kind, int block);
   int References(KvBlockKind kind, int block) const;
 
-  // Rows written so far, and the position each token's key was turned at.
+  // Rows written or reserved so far, and the position each token's key was turned at.
   int n_filled(KvBlockKind kind, int block) const { return Get(kind, block).n_filled; }
   void SetFilled(KvBlockKind kind, int block, int n) { Get(kind, block).n_filled = n; }
   PositionTicks* positions(KvBlockKind kind, int block) { return Get(kind, block).positions; }

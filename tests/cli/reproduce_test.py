@@ -52,7 +52,51 @@ class Reproduce(support.CliTest):
             self.assertIn(claim["id"] + ": ", out)
         self.assertIn("| polar44_cut0 |", out)
 
+    def test_experiments_judge_their_claims_by_what_they_measured(self):
+        text = self.text_file(200)
+        for name in ("anchor", "uniencoder", "gpe", "v2pe"):
+            with open(os.path.join(support.HERE, "..", "..", "reproduce", name + ".json"),
+                      encoding="utf-8") as file:
+                declared = json.load(file)
+            j = json.loads(self.good("reproduce", name, "-m", MODEL, "--text", text, "--quick",
+                                     "--json").stdout)
+            self.assertEqual([c["claim"] for c in j["claims"]],
+                             [c["id"] for c in declared["claims"]])
+            for claim, verdict in zip(declared["claims"], j["claims"]):
+                def holds(condition):
+                    value = j["measured"][condition["metric"]][condition["of"]]
+                    if "over" in condition:
+                        value /= j["measured"][condition["metric"]][condition["over"]]
+                    return (condition.get("at_least", value) <= value
+                            <= condition.get("at_most", value))
+                null = bool(claim["null_if"]) and all(map(holds, claim["null_if"]))
+                good = all(map(holds, claim["reproduced_if"]))
+                self.assertEqual(verdict["verdict"], "null" if null else
+                                 "reproduced" if good else "not reproduced", verdict)
+            for table in j["tables"]:
+                self.assertTrue(table["rows"])
+                for row in table["rows"]:
+                    self.assertEqual(len(row), len(table["columns"]))
+
+    def test_experiments_hold_what_is_exact_on_any_model(self):
+        text = self.text_file(200)
+        quick = ("-m", MODEL, "--text", text, "--quick", "--json")
+        anchor = json.loads(self.good("reproduce", "anchor", *quick).stdout)["measured"]
+        self.assertLess(anchor["difference"]["forks"], 1e-5)
+        self.assertEqual(anchor["pairs"]["anchor"], anchor["pairs"]["formula"])
+        self.assertGreater(anchor["largest_drift"]["bf16_ids"], 0.3)
+        self.assertLess(anchor["largest_drift"]["turns"], 1e-5)
+        ranked = json.loads(self.good("reproduce", "uniencoder", *quick).stdout)["measured"]
+        self.assertLess(ranked["difference"]["separate"], 1e-4)
+        self.assertLess(ranked["difference"]["reversed"], 1e-4)
+        streams = json.loads(self.good("reproduce", "gpe", *quick).stdout)["measured"]
+        self.assertLess(streams["difference"]["streaming"], 1e-5)
+        out = self.good("reproduce", "v2pe", "-o", "md").stdout.decode()
+        self.assertIn("steps of 1/256 reach a million: reproduced", out)
+
     def test_bad_input_is_one_clear_error(self):
+        self.fails("reproduce", "gpe", "-m", MODEL, "--text", self.text_file(3),
+                   says="a text of at least")
         self.fails("reproduce", "nope", says=("polarquant", "nope"))
         self.fails("reproduce", "polarquant", "-m", MODEL, says=("emma.txt", "make texts"))
         self.fails("reproduce", "polarquant", "-m", MODEL, "--text", self.write("e.txt", ""),
