@@ -121,10 +121,12 @@ void AddDocumentFlags(CLI::App* c, EditFlags* f) {
       ->capture_default_str();
   c->add_option("--depths", d.depths, "places of the edits, 0: begin, 1: end")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(Number(0, 1))
       ->capture_default_str();
   c->add_option("--kinds", d.kinds, "insert, delete, replace")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(OneOf({"insert", "delete", "replace"}))
       ->capture_default_str();
   c->add_option("--lines", d.max_lines, "most lines of one edit")
@@ -157,10 +159,12 @@ void AddEditCommand(CLI::App& eval, int* exit_code) {
        "unedited, stay, pie, reread, and behind:S, tail:S, spread:S, deviating:S that read "
        "a share S of the rest again")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->capture_default_str();
   c->add_option("--speed", f->speed,
                 "also time an insertion at mid depth in random texts of these lengths")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(Integer(64, 1 << 24));
   c->add_option("--save", f->save, "also write the report to this file, as JSON");
   c->add_option("-o,--output", f->output, "plain, md, csv or json")
