@@ -166,6 +166,17 @@ void AddEditCommand(CLI::App& eval, int* exit_code) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(Integer(64, 1 << 24));
+  c->add_flag("--sampled", f->speed_options.sampled,
+              "time reading a text on chunks at even depths of a filled cache, not all of it");
+  c->add_option("--shares", f->speed_options.shares,
+                "with --speed: shares of what follows that are read again")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(Number(0, 1))
+      ->capture_default_str();
+  c->add_option("--rounds", f->speed_options.n_rounds, "with --speed: edits timed, for the median")
+      ->check(Integer(1, 1000))
+      ->capture_default_str();
   c->add_option("--save", f->save, "also write the report to this file, as JSON");
   c->add_option("-o,--output", f->output, "plain, md, csv or json")
       ->check(OneOf({"plain", "md", "csv", "json"}));

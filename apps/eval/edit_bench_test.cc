@@ -147,7 +147,9 @@ TEST(EditMethods, ChooseTheShareOfTokensTheyNameWhereTheyShould) {
         }
         EXPECT_NEAR(static_cast<double>(sum), share * static_cast<double>(n), kEditBlockTokens)
             << name << " " << share << " of " << n;
-        if (share == 1.0) EXPECT_EQ(ranges, (Ranges{{0, n}})) << name;
+        if (share == 1.0) {
+          EXPECT_EQ(ranges, (Ranges{{0, n}})) << name;
+        }
       }
     }
   }
@@ -223,16 +225,19 @@ TEST_F(Edits, SpeedIsThatOfTheTokensThatAreRead) {
   options.n_tokens = {400};
   options.shares = {0, 0.5};
   options.edit_share = 0.05;
-  const auto rows = MeasureEditSpeed(*model_, options);
-  ASSERT_TRUE(rows.ok()) << rows.status().message();
-  ASSERT_EQ(rows->size(), 2u);
-  EXPECT_EQ((*rows)[0]["n_tokens"], 400);
-  EXPECT_EQ((*rows)[0]["n_edit"], 20);
-  EXPECT_EQ((*rows)[0]["n_read"], 21);   // and the last token, for its logits
-  EXPECT_EQ((*rows)[1]["n_read"], 116);  // half of 190, and the last
-  for (const Json& row : *rows) {
-    EXPECT_GT(row["speedup"].get<double>(), 0);
-    EXPECT_NEAR(row["time_saved"].get<double>(), 1 - 1 / row["speedup"].get<double>(), 1e-9);
+  for (const bool sampled : {false, true}) {
+    options.sampled = sampled;
+    const auto rows = MeasureEditSpeed(*model_, options);
+    ASSERT_TRUE(rows.ok()) << rows.status().message();
+    ASSERT_EQ(rows->size(), 2u);
+    EXPECT_EQ((*rows)[0]["n_tokens"], 400);
+    EXPECT_EQ((*rows)[0]["n_edit"], 20);
+    EXPECT_EQ((*rows)[0]["n_read"], 21);   // and the last token, for its logits
+    EXPECT_EQ((*rows)[1]["n_read"], 116);  // half of 190, and the last
+    for (const Json& row : *rows) {
+      EXPECT_GT(row["speedup"].get<double>(), 0);
+      EXPECT_NEAR(row["time_saved"].get<double>(), 1 - 1 / row["speedup"].get<double>(), 1e-9);
+    }
   }
 }
 

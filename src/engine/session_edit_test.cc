@@ -65,20 +65,27 @@ std::unique_ptr<LoadedModel> LoadOneLayer(const std::string& name) {
   std::ofstream(folder + "/config.json") << config.dump();
   std::unique_ptr<LoadedModel> model = Load(folder);
   std::filesystem::remove_all(folder);
-  if (model != nullptr) EXPECT_EQ(model->config().n_layers, 1);
+  if (model != nullptr) {
+    EXPECT_EQ(model->config().n_layers, 1);
+  }
   return model;
 }
 
-std::unique_ptr<Session> Open(const LoadedModel& model, SessionOptions options = {}) {
-  if (options.type_k == SessionOptions().type_k) options.type_k = options.type_v = "f32";
-  if (options.n_ctx == 0) options.n_ctx = 2048;
+SessionOptions Exact() {
+  SessionOptions options;
+  options.n_ctx = 2048;
+  options.type_k = options.type_v = "f32";
+  return options;
+}
+
+std::unique_ptr<Session> Open(const LoadedModel& model, const SessionOptions& options = Exact()) {
   auto session = Session::Create(model, options);
   if (!session.ok()) ADD_FAILURE() << session.status().message();
   return session.ok() ? std::move(*session) : nullptr;
 }
 
 std::unique_ptr<Session> OpenWith(const LoadedModel& model, const Tokens& text,
-                                  const SessionOptions& options = {}) {
+                                  const SessionOptions& options = Exact()) {
   std::unique_ptr<Session> session = Open(model, options);
   const Status status = session->Append(text, {});
   EXPECT_TRUE(status.ok()) << status.message();
@@ -292,7 +299,7 @@ TEST_F(SessionEdit, TextThatStaysKeepsItsPositions) {
 }
 
 TEST_F(SessionEdit, ErrorsAndCancellationLeaveTheSessionAsItWas) {
-  SessionOptions options;
+  SessionOptions options = Exact();
   options.n_ctx = 310;
   options.n_batch = 4;
   for (const char* type : {"f32", "q4_0"}) {
@@ -363,7 +370,7 @@ TEST_F(SessionEdit, RefreshedLogitsAreThoseOfTheNewestToken) {
 
 TEST_F(SessionEdit, ForksGoTheirOwnWays) {
   for (const char* type : {"f32", "q4_0"}) {
-    SessionOptions options;
+    SessionOptions options = Exact();
     options.type_k = options.type_v = type;
     options.n_recent = 16;
     const std::unique_ptr<Session> a = OpenWith(*model_, text_, options);
@@ -440,7 +447,7 @@ TEST_F(SessionEdit, AShiftingContextGoesOnWithEveryCacheTypeAndKeepsWhatItMust) 
   const Tokens prompt = RandomTokens(290, 26);
   for (const KvCodecInfo& info : KvCodecs()) {
     SCOPED_TRACE(info.id);
-    SessionOptions options;
+    SessionOptions options = Exact();
     options.n_ctx = 320;
     options.n_recent = 16;
     options.context_shift = true;
@@ -473,7 +480,7 @@ TEST_F(SessionEdit, AShiftingContextGoesOnWithEveryCacheTypeAndKeepsWhatItMust) 
 }
 
 TEST_F(SessionEdit, AContextThatCannotShiftSaysSo) {
-  SessionOptions options;
+  SessionOptions options = Exact();
   options.n_ctx = 310;
   const std::unique_ptr<Session> fixed = OpenWith(*model_, text_, options);
   EXPECT_EQ(fixed->Append(RandomTokens(11, 27), {}).code(), StatusCode::kOutOfRange);
