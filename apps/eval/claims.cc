@@ -49,6 +49,14 @@ class Fields {
     if (!good) return Fail(std::string(key) + ": expected a list of strings");
     *out = value->get<std::vector<std::string>>();
   }
+  void Numbers(const char* key, std::vector<double>* out) {
+    const Json* value = Find(key, true);
+    if (value == nullptr) return;
+    bool good = value->is_array() && !value->empty();
+    for (const Json& entry : good ? *value : Json::array()) good = good && entry.is_number();
+    if (!good) return Fail(std::string(key) + ": expected a list of numbers");
+    *out = value->get<std::vector<double>>();
+  }
   // A member object or list; an empty object when it is not there.
   const Json& Member(const char* key) {
     static const Json none = Json::object();
@@ -116,6 +124,37 @@ Status ParseClaims(const Json& list, const std::string& name, std::vector<Claim>
   return Status::Ok();
 }
 
+Status ParseEditPlan(const Json& j, const std::string& name, std::optional<EditPlan>* out) {
+  EditPlan plan;
+  Fields f(j, name + ": edit");
+  f.Integer("tokens", 64, &plan.n_tokens);
+  f.Integer("next", 1, &plan.n_continuation);
+  f.Integer("documents", 1, &plan.n_documents);
+  f.Integer("lines", 1, &plan.max_lines);
+  f.Numbers("depths", &plan.depths);
+  f.Strings("kinds", &plan.kinds);
+  f.Strings("methods", &plan.methods);
+  f.Integer("speed_tokens", 64, &plan.speed_tokens);
+  f.Numbers("speed_shares", &plan.speed_shares);
+  PHASOR_RETURN_IF_ERROR(f.status());
+  *out = std::move(plan);
+  return Status::Ok();
+}
+
+Status ParseCacheRuns(const Json& quality, const Json& speed, const std::string& name,
+                      Declaration* d) {
+  Fields q(quality, name + ": quality");
+  q.Strings("key_types", &d->key_types);
+  q.String("value_type", &d->value_type);
+  q.String("base_type", &d->base_type);
+  q.Integer("n_ctx", 2, &d->n_ctx);
+  q.Integer("max_tokens", 2, &d->max_tokens);
+  PHASOR_RETURN_IF_ERROR(q.status());
+  Fields s(speed, name + ": speed");
+  s.Strings("key_types", &d->speed_types);
+  return s.status();
+}
+
 }  // namespace
 
 const char* VerdictName(Verdict verdict) {
@@ -145,26 +184,18 @@ Result<Declaration> ParseDeclaration(const std::string& json, const std::string&
   f.String("summary", &d.summary);
   f.String("note", &d.note);
   f.String("experiment", &d.experiment, false);
-  const bool caches = d.experiment.empty();
-  const Json& quality = caches ? f.Member("quality") : j;
-  const Json& speed = caches ? f.Member("speed") : j;
+  const bool of_edits = j.contains("edit"), of_caches = !of_edits && d.experiment.empty();
+  static const Json kNone = Json::object();
+  const Json& quality = of_caches ? f.Member("quality") : kNone;
+  const Json& speed = of_caches ? f.Member("speed") : kNone;
   const Json& claims = f.Member("claims");
   PHASOR_RETURN_IF_ERROR(f.status());
   if (version != 1) {
     return Unsupported(fmt::format("{}: expected version 1, found {}", name, version));
   }
+  if (of_edits) PHASOR_RETURN_IF_ERROR(ParseEditPlan(j["edit"], name, &d.edit));
+  if (of_caches) PHASOR_RETURN_IF_ERROR(ParseCacheRuns(quality, speed, name, &d));
   PHASOR_RETURN_IF_ERROR(ParseClaims(claims, name, &d.claims));
-  if (!caches) return d;
-  Fields q(quality, name + ": quality");
-  q.Strings("key_types", &d.key_types);
-  q.String("value_type", &d.value_type);
-  q.String("base_type", &d.base_type);
-  q.Integer("n_ctx", 2, &d.n_ctx);
-  q.Integer("max_tokens", 2, &d.max_tokens);
-  PHASOR_RETURN_IF_ERROR(q.status());
-  Fields s(speed, name + ": speed");
-  s.Strings("key_types", &d.speed_types);
-  PHASOR_RETURN_IF_ERROR(s.status());
   return d;
 }
 

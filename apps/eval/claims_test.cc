@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "eval/edit_bench.h"
 #include "registry/kv_codec_table.h"
 
 namespace phasor::eval {
@@ -87,6 +88,32 @@ TEST(Claims, ShippedDeclarationAsksOnlyForWhatIsMeasured) {
     const Result<Verdict> v = Judge(claim, m);
     EXPECT_TRUE(v.ok()) << claim.id << ": " << v.status().message();
   }
+}
+
+TEST(Claims, ShippedEditDeclarationAsksOnlyForWhatIsMeasured) {
+  const Result<std::string> text = ReadFile(std::string(PHASOR_SOURCE_DIR) + "/reproduce/pie.json");
+  ASSERT_TRUE(text.ok());
+  const Result<Declaration> d = ParseDeclaration(*text, "pie.json");
+  ASSERT_TRUE(d.ok()) << d.status().message();
+  EXPECT_EQ(d->id, "pie");
+  ASSERT_TRUE(d->edit.has_value());
+  Measurements m;
+  for (const std::string& id : d->edit->methods) {
+    EXPECT_TRUE(ParseEditMethod(id).ok()) << id;
+    for (const char* metric : {"mean_kl", "same_top", "same_line", "read"}) m[{metric, id}] = 1;
+  }
+  for (const char* id : {"pie", "behind:0.05", "behind:0.15"}) {
+    m[{"speedup", id}] = m[{"time_saved", id}] = 1;
+  }
+  for (const Claim& claim : d->claims) {
+    const Result<Verdict> v = Judge(claim, m);
+    EXPECT_TRUE(v.ok()) << claim.id << ": " << v.status().message();
+  }
+  std::string bad = *text;
+  bad.replace(bad.find("\"depths\": [0.5"), 14, "\"depths\": [\"a\"");
+  const Result<Declaration> damaged = ParseDeclaration(bad, "pie.json");
+  ASSERT_FALSE(damaged.ok());
+  EXPECT_NE(damaged.status().message().find("depths"), std::string::npos);
 }
 
 TEST(Claims, DamagedDeclarationsNameTheField) {

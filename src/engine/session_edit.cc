@@ -182,10 +182,11 @@ Result<ReplaceReport> Session::Replace(int64_t begin, int64_t end, std::span<con
   const auto start = std::chrono::steady_clock::now();
   // The text as it was, to go back to.
   PHASOR_ASSIGN_OR_RETURN(const TextSpan before, Slice(0, n_tokens()));
+  PHASOR_ASSIGN_OR_RETURN(const TextSpan again, Slice(end, end + n_again));
   PHASOR_ASSIGN_OR_RETURN(const TextSpan rest, Slice(end + n_again, n_tokens()));
   const std::vector<float> logits = logits_;
   std::vector<int32_t> read(tokens.begin(), tokens.end());
-  read.insert(read.end(), tokens_.begin() + end, tokens_.begin() + end + n_again);
+  read.insert(read.end(), again.tokens.begin(), again.tokens.end());
   Status status = Cut(begin);
   const PositionTicks next = before.kv.end_position();
   if (status.ok() && !read.empty()) {
@@ -209,6 +210,12 @@ Result<ReplaceReport> Session::Replace(int64_t begin, int64_t end, std::span<con
     cache_->SetNextPosition(next);
     logits_ = logits;
     return status;
+  }
+  // What was read again is as protected as it was.
+  int64_t at = begin + n_inserted;
+  for (const KvPiece& piece : again.kv.pieces()) {
+    if (piece.pinned) (void)cache_->Pin(at, at + piece.n_rows);
+    at += piece.n_rows;
   }
   ReplaceReport report;
   report.n_removed = end - begin;

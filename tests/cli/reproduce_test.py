@@ -24,6 +24,7 @@ class Reproduce(support.CliTest):
         out = self.good("reproduce").stdout.decode()
         self.assertIn("polarquant", out)
         self.assertIn("2502.00527", out)
+        self.assertIn("pie", out)
 
     def test_every_claim_gets_a_verdict_that_follows_from_the_figures(self):
         j = json.loads(self.run_it("--json").stdout)
