@@ -1,6 +1,7 @@
 // Scores of frame codecs with AVX2: codes become bytes by shifts and masks and meet the 8-bit query
 // in vpmaddubsw, 8 tokens times 4 channels at a time. Sums of pairs stay in 16 bits for as many
-// quads as cannot overflow (at 4 bits eight) and are added to the scores then. Where 8-bit queries
+// quads as cannot overflow, which the queries of the page at hand decide (at 4 bits eight or more),
+// and are added to the scores then. Where 8-bit queries
 // are too coarse the second pass is for the heads and for the widest channels that need it:
 // rounding errors are multiplied by codes, so narrow channels add little. The queries are in the
 // order of FrameWord: packing 16-bit numbers in lanes of 128 bits leaves FrameDword here too.
@@ -17,8 +18,7 @@
 namespace phasor {
 namespace {
 
-constexpr int kCoarseLimit = 127;  // of an 8-bit query
-constexpr int kFineLimit = 8;      // of the sixteenths of its steps
+constexpr int kFineLimit = 8;  // of the sixteenths of an 8-bit query's steps
 
 // Where the queries of a quad are among 64.
 constexpr auto kQuadByte = [] {
@@ -34,26 +34,23 @@ struct Step {
   bool flush;
 };
 
-// The first n_quads, as far as they have codes, for queries of up to `limit`.
-void PlanSteps(const FrameLayout& layout, int n_quads, int limit, std::vector<Step>* steps) {
+// The first n_quads, as far as they have codes. bound_Q: what two neighbouring queries of a quad sum
+// to at most, in magnitude.
+void PlanSteps(const FrameLayout& layout, int n_quads, const int32_t* bound_Q,
+               std::vector<Step>* steps) {
   constexpr int kRoom = 32767;
+  n_quads = std::min(n_quads, layout.n_quads - layout.quads_of_bits[0]);
   steps->clear();
-  int room = kRoom;
-  for (int bits = kMaxFrameBits; bits > 0; --bits) {
-    const int cost = 2 * limit * ((1 << bits) - 1);
-    int left = std::min(layout.quads_of_bits[bits], n_quads);
-    n_quads -= left;
-    while (left > 0) {
-      const int n = std::min(left, room / cost);
-      if (n == 0) {
-        steps->back().flush = true;
-        room = kRoom;
-        continue;
-      }
-      steps->push_back({bits, n, false});
-      room -= n * cost;
-      left -= n;
-    }
+  int room = 0;
+  for (int q = 0; q < n_quads; ++q) {
+    const int bits = layout.bits_Q[static_cast<std::size_t>(q)];
+    const int cost = bound_Q[q] * ((1 << bits) - 1);
+    const bool full = cost > room;
+    if (full && q > 0) steps->back().flush = true;
+    if (full) room = kRoom;
+    if (q == 0 || full || steps->back().bits != bits) steps->push_back({bits, 0, false});
+    ++steps->back().n_quads;
+    room -= cost;
   }
   if (!steps->empty()) steps->back().flush = true;
 }
@@ -207,7 +204,8 @@ void ScorePass(const ScoreJob& job, int g) {
 struct PageQuery {
   AlignedBuffer<int8_t> q8, q8_fine;  // q8_fine: sixteenths of a step
   AlignedBuffer<float> scale, middle, factor, unit, unit_fine;
-  AlignedBuffer<int32_t> at_Q;
+  AlignedBuffer<int32_t> at_Q, bound_Q;  // bound_Q: as PlanSteps has it
+  AlignedBuffer<int16_t> bound;          // of the queries of a slot, in the order of FrameWord
   std::vector<Step> steps;
   std::vector<float*> score, score_fine;
   AlignedBuffer<uint8_t> middle_fine;  // middle_bytes_S of the quads with sixteenths
@@ -277,6 +275,12 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
     const __m256i m[4] = {
         _mm256_packs_epi32(wide[0], wide[2]), _mm256_packs_epi32(wide[1], wide[3]),
         _mm256_packs_epi32(wide[4], wide[6]), _mm256_packs_epi32(wide[5], wide[7])};
+    int16_t* bound = out->bound.data() + s;
+    PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
+      __m256i most = _mm256_mulhrs_epi16(_mm256_set1_epi16(2047), m[v]);
+      if (kFine) most = _mm256_srai_epi16(_mm256_add_epi16(most, _mm256_set1_epi16(8)), 4);
+      StoreBytes(bound + 16 * v, _mm256_max_epi16(LoadBytes(bound + 16 * v), most));
+    }
     __m256 middle[8];
     PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
       middle[v] = _mm256_load_ps(out->middle.data() + s + 8 * v);
@@ -348,6 +352,18 @@ void LoadGrids(const FrameLayout& layout, const std::byte* page, PageQuery* out)
   }
 }
 
+// From the bounds of the slots. The two sums of a quad's pairs are neighbours in FrameWord's order.
+void BoundQuads(int n_padded, PageQuery* out) {
+  for (int s = 0; s < n_padded; s += 64) {
+    const int16_t* bound = out->bound.data() + s;
+    int32_t* bound_Q = out->bound_Q.data() + s / 4;
+    for (int q = 0; q < 16; ++q) {
+      const int16_t* at = bound + FrameWord(4 * q);
+      bound_Q[q] = std::max(at[0] + at[1], at[2] + at[3]);
+    }
+  }
+}
+
 void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
                int /*n_tokens*/, float* score_GT) {
   static thread_local PageQuery scratch;
@@ -382,6 +398,9 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
       std::memset(scratch.middle_fine.data() + q / 16 * 64 + 4 * FrameDword(q), 0, 4);
     }
   }
+  scratch.bound.Resize(n);
+  scratch.bound_Q.Resize(n / 4);
+  std::fill_n(scratch.bound.data(), n, int16_t{0});
   scratch.score.clear();
   scratch.score_fine.clear();
   for (int h = 0; h < g; ++h) {
@@ -397,12 +416,14 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
     }
   }
   const std::byte* codes = page + layout.first_code;
-  PlanSteps(layout, layout.n_quads, kCoarseLimit, &scratch.steps);
+  BoundQuads(layout.n_padded, &scratch);
+  PlanSteps(layout, layout.n_quads, scratch.bound_Q.data(), &scratch.steps);
   ScorePass({scratch.steps, codes, scratch.q8.data(), scratch.at_Q.data(), scratch.unit.data(),
              scratch.score.data()},
             g);
   if (scratch.score_fine.empty()) return;
-  PlanSteps(layout, n_fine, kFineLimit, &scratch.steps);
+  std::fill_n(scratch.bound_Q.data(), n / 4, 2 * kFineLimit);
+  PlanSteps(layout, n_fine, scratch.bound_Q.data(), &scratch.steps);
   ScorePass({scratch.steps, codes, scratch.q8_fine.data(), scratch.at_Q.data(),
              scratch.unit_fine.data(), scratch.score_fine.data()},
             static_cast<int>(scratch.score_fine.size()));
