@@ -18,6 +18,8 @@
 namespace phasor {
 namespace {
 
+// From here on the codes of a page become bytes once for all heads, and not with every pass.
+constexpr int kManyHeads = 6;
 constexpr int kFineLimit = 8;  // of the sixteenths of an 8-bit query's steps
 
 // Where the queries of a quad are among 64.
@@ -34,8 +36,8 @@ struct Step {
   bool flush;
 };
 
-// The first n_quads, as far as they have codes. bound_Q: what two neighbouring queries of a quad sum
-// to at most, in magnitude.
+// The first n_quads, as far as they have codes. bound_Q: what two neighbouring queries of a quad
+// sum to at most, in magnitude.
 void PlanSteps(const FrameLayout& layout, int n_quads, const int32_t* bound_Q,
                std::vector<Step>* steps) {
   constexpr int kRoom = 32767;
@@ -76,20 +78,32 @@ PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
 
+// acc + x. Without the barrier g++ keeps sums twice, once of them in memory.
+PHASOR_INLINE void AddWords(__m256i x, __m256i* acc) {
+  *acc = _mm256_add_epi16(*acc, x);
+  __asm__("" : "+x"(*acc));
+}
+
+// acc[half][head] += codes of one tile of a quad times its queries.
+template <int kG>
+PHASOR_INLINE void AddTile(__m256i code0, __m256i code1, const int8_t* q8, __m256i (&acc)[2][kG]) {
+  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+    int32_t four;
+    std::memcpy(&four, q8 + 64 * h * kFrameTiles, 4);
+    const __m256i q = _mm256_set1_epi32(four);
+    AddWords(_mm256_maddubs_epi16(code0, q), &acc[0][h]);
+    AddWords(_mm256_maddubs_epi16(code1, q), &acc[1][h]);
+  }
+}
+
 // acc[tile][half][head] += codes times query of one quad; tiles kFirst, kFirst + 1, ...
 template <int kBits, int kFirst, int kTiles, int kG, int kTile = 0>
 PHASOR_INLINE void AddTiles(__m256i (&acc)[kTiles][2][kG], const std::byte* quad,
                             const int8_t* q8) {
   if constexpr (kTile < kTiles) {
-    const __m256i code0 = TileCodes<kBits, kFirst + kTile, 0>(quad);
-    const __m256i code1 = TileCodes<kBits, kFirst + kTile, 1>(quad);
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      int32_t four;
-      std::memcpy(&four, q8 + 64 * (h * kFrameTiles + kFirst + kTile), 4);
-      const __m256i q = _mm256_set1_epi32(four);
-      acc[kTile][0][h] = _mm256_add_epi16(acc[kTile][0][h], _mm256_maddubs_epi16(code0, q));
-      acc[kTile][1][h] = _mm256_add_epi16(acc[kTile][1][h], _mm256_maddubs_epi16(code1, q));
-    }
+    constexpr int kAt = kFirst + kTile;
+    AddTile<kG>(TileCodes<kBits, kAt, 0>(quad), TileCodes<kBits, kAt, 1>(quad), q8 + 64 * kAt,
+                acc[kTile]);
     AddTiles<kBits, kFirst, kTiles, kG, kTile + 1>(acc, quad, q8);
   }
 }
@@ -106,8 +120,10 @@ PHASOR_INLINE void AddQuads(__m256i (&acc)[kTiles][2][kG], const std::byte*& cod
 struct ScoreJob {
   const std::vector<Step>& steps;
   const std::byte* codes;
-  const int8_t* q8;     // [n_padded / 64][g][kFrameTiles][64]
-  const int32_t* at_Q;  // where in a head's part of q8 a quad begins
+  const uint8_t* bytes;       // the codes as ExpandPage leaves them, or null
+  std::ptrdiff_t tile_bytes;  // of them
+  const int8_t* q8;           // [n_padded / 64][g][kFrameTiles][64]
+  const int32_t* at_Q;        // where in a head's part of q8 a quad begins
   // Per head that q8 holds: what one step of the integer sum is worth, and the scores it is added
   // to [128].
   const float* unit;
@@ -115,12 +131,12 @@ struct ScoreJob {
 };
 
 // The sums of heads [head, head + kG) go into their scores and start again.
-template <int kFirst, int kTiles, int kG>
-PHASOR_INLINE void Flush(const ScoreJob& job, int head, __m256i (&acc)[kTiles][2][kG]) {
+template <int kTiles, int kG>
+PHASOR_INLINE void Flush(const ScoreJob& job, int tile, int head, __m256i (&acc)[kTiles][2][kG]) {
   const __m256i ones = _mm256_set1_epi16(1);
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     const __m256 unit = Set(job.unit[head + h]);
-    float* score = job.score[head + h] + kFirst * kFrameTile;
+    float* score = job.score[head + h] + tile * kFrameTile;
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
       PHASOR_UNROLL for (int half = 0; half < 2; ++half, score += 8) {
         const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(acc[i][half][h], ones));
@@ -167,7 +183,51 @@ void ScoreTiles(const ScoreJob& job, int head) {
         AddQuads<7, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
         break;
     }
-    if (step.flush) Flush<kFirst>(job, head, acc);
+    if (step.flush) Flush(job, kFirst, head, acc);
+  }
+}
+
+// The codes of a quad as bytes.
+template <int kBits, int kTile = 0>
+PHASOR_INLINE void ExpandTiles(const std::byte* quad, std::ptrdiff_t tile_bytes, uint8_t* out) {
+  if constexpr (kTile < kFrameTiles) {
+    StoreBytes(out + kTile * tile_bytes, TileCodes<kBits, kTile, 0>(quad));
+    StoreBytes(out + kTile * tile_bytes + 32, TileCodes<kBits, kTile, 1>(quad));
+    ExpandTiles<kBits, kTile + 1>(quad, tile_bytes, out);
+  }
+}
+
+// code: of all quads -> out [kFrameTiles][n_quads][64].
+template <int kBits = kMaxFrameBits>
+void ExpandPage(const FrameLayout& layout, const std::byte* code, uint8_t* out) {
+  if constexpr (kBits > 0) {
+    for (int n = layout.quads_of_bits[kBits]; n > 0; --n, code += 64 * kBits, out += 64) {
+      ExpandTiles<kBits>(code, std::ptrdiff_t{64} * layout.n_quads, out);
+    }
+    ExpandPage<kBits - 1>(layout, code, out);
+  }
+}
+
+// As ScoreTiles, from bytes.
+template <int kTiles, int kG>
+void ScoreBytes(const ScoreJob& job, int tile, int head) {
+  __m256i acc[kTiles][2][kG];
+  PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      acc[i][0][h] = acc[i][1][h] = _mm256_setzero_si256();
+    }
+  }
+  const uint8_t* code = job.bytes + tile * job.tile_bytes;
+  const int32_t* at = job.at_Q;
+  const int8_t* q8 = job.q8 + (head * kFrameTiles + tile) * 64;
+  for (const Step& step : job.steps) {
+    for (const int32_t* const end = at + step.n_quads; at != end; ++at, code += 64) {
+      PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+        AddTile<kG>(LoadBytes(code + i * job.tile_bytes), LoadBytes(code + i * job.tile_bytes + 32),
+                    q8 + *at + 64 * i, acc[i]);
+      }
+    }
+    if (step.flush) Flush(job, tile, head, acc);
   }
 }
 
@@ -176,7 +236,11 @@ template <int kG, int kFirst = 0>
 void ScoreHeads(const ScoreJob& job, int head) {
   constexpr int kTiles = kG == 1 ? 4 : kG == 2 ? 2 : 1;
   if constexpr (kFirst < kFrameTiles) {
-    ScoreTiles<kFirst, kTiles, kG>(job, head);
+    if (job.bytes != nullptr) {
+      ScoreBytes<kTiles, kG>(job, kFirst, head);
+    } else {
+      ScoreTiles<kFirst, kTiles, kG>(job, head);
+    }
     ScoreHeads<kG, kFirst + kTiles>(job, head);
   }
 }
@@ -206,6 +270,7 @@ struct PageQuery {
   AlignedBuffer<float> scale, middle, factor, unit, unit_fine;
   AlignedBuffer<int32_t> at_Q, bound_Q;  // bound_Q: as PlanSteps has it
   AlignedBuffer<int16_t> bound;          // of the queries of a slot, in the order of FrameWord
+  AlignedBuffer<uint8_t> codes;          // as bytes, [kFrameTiles][n_quads][64]
   std::vector<Step> steps;
   std::vector<float*> score, score_fine;
   AlignedBuffer<uint8_t> middle_fine;  // middle_bytes_S of the quads with sixteenths
@@ -416,15 +481,22 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
     }
   }
   const std::byte* codes = page + layout.first_code;
+  const std::ptrdiff_t tile_bytes = std::ptrdiff_t{64} * layout.n_quads;
+  const uint8_t* bytes = nullptr;
+  if (g >= kManyHeads) {
+    scratch.codes.Resize(static_cast<std::size_t>(kFrameTiles * tile_bytes));
+    ExpandPage(layout, codes, scratch.codes.data());
+    bytes = scratch.codes.data();
+  }
   BoundQuads(layout.n_padded, &scratch);
   PlanSteps(layout, layout.n_quads, scratch.bound_Q.data(), &scratch.steps);
-  ScorePass({scratch.steps, codes, scratch.q8.data(), scratch.at_Q.data(), scratch.unit.data(),
-             scratch.score.data()},
+  ScorePass({scratch.steps, codes, bytes, tile_bytes, scratch.q8.data(), scratch.at_Q.data(),
+             scratch.unit.data(), scratch.score.data()},
             g);
   if (scratch.score_fine.empty()) return;
   std::fill_n(scratch.bound_Q.data(), n / 4, 2 * kFineLimit);
   PlanSteps(layout, n_fine, scratch.bound_Q.data(), &scratch.steps);
-  ScorePass({scratch.steps, codes, scratch.q8_fine.data(), scratch.at_Q.data(),
+  ScorePass({scratch.steps, codes, bytes, tile_bytes, scratch.q8_fine.data(), scratch.at_Q.data(),
              scratch.unit_fine.data(), scratch.score_fine.data()},
             static_cast<int>(scratch.score_fine.size()));
 }

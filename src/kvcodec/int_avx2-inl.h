@@ -142,10 +142,10 @@ PHASOR_INLINE float Largest(__m256 x) {
 
 // The scales of 128 rows of values, taken apart.
 struct RowScales {
-  alignas(32) float scale[kPageTokens];     // magnitudes
-  alignas(32) uint8_t first[kPageTokens];   // Selector of each token
+  alignas(32) float scale[kPageTokens];    // magnitudes
+  alignas(32) uint8_t first[kPageTokens];  // Selector of each token
   alignas(32) uint8_t second[kPageTokens];
-  alignas(32) int8_t sign[kPageTokens];     // 1 or -1
+  alignas(32) int8_t sign[kPageTokens];  // 1 or -1
   float largest;
 
   PHASOR_INLINE Selector SelectorOf(int t) const {

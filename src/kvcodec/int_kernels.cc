@@ -168,10 +168,9 @@ float QuantizeWeights(const IntPageShape& shape, const float* weight, const uint
     } else {
       const int whole = std::min(255, static_cast<int32_t>(product[t] * inverse));
       const float left = std::fma(static_cast<float>(-whole), step, product[t]);
-      w[t] =
-          kRestLevels * whole +
-          std::clamp(static_cast<int32_t>(std::fma(left, kRestLevels * inverse, threshold[t])), 0,
-                     kRestLevels);
+      w[t] = kRestLevels * whole +
+             std::clamp(static_cast<int32_t>(std::fma(left, kRestLevels * inverse, threshold[t])),
+                        0, kRestLevels);
     }
   }
   return rest ? step / kRestLevels : step;

@@ -265,8 +265,9 @@ PHASOR_INLINE void AddTiles(const Table<BOOK_BITS>& table, const RowScales& rows
 
 // Eight channels, 3 or 4 bits, rows [first, first + G).
 template <int BITS, int BOOK_BITS, int G>
-__attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const RowScales& rows, const ByteRows& bytes,
-                     int first, const SpanPlan& plan, int channel) {
+__attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const RowScales& rows,
+                                               const ByteRows& bytes, int first,
+                                               const SpanPlan& plan, int channel) {
   using T = Tile<BITS>;
   const IntPageShape& shape = *a.shape;
   const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
@@ -397,9 +398,8 @@ void AccumulateWordHeads(const IntAccumulateArgs& a, const RowScales& rows, int 
   bool any = false;
   for (int i = 0; i < G; ++i) {
     const float* weight = a.weight_GT + (head + i) * kPageTokens;
-    any |= a.n_tokens == kPageTokens
-               ? RoundToWords({weight, nullptr, kPageTokens}, rows, i, &w)
-               : RoundToWords({weight, nullptr, a.n_tokens}, rows, i, &w);
+    any |= a.n_tokens == kPageTokens ? RoundToWords({weight, nullptr, kPageTokens}, rows, i, &w)
+                                     : RoundToWords({weight, nullptr, a.n_tokens}, rows, i, &w);
   }
   if (!any) return;
   const int begin = block * shape.block;

@@ -67,8 +67,8 @@ float ExpSumAvx2(float* x, int64_t n, float max) {
   }
   for (; i < n; i += 8) {
     const int left = static_cast<int>(n - i < 8 ? n - i : 8);
-    const __m256i some = _mm256_cmpgt_epi32(_mm256_set1_epi32(left),
-                                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i some =
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(left), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     __m256 v[1] = {_mm256_maskload_ps(x + i, some)};
     ExpOfNegative(shift, v);
     _mm256_maskstore_ps(x + i, some, v[0]);
