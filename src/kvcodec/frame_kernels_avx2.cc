@@ -317,76 +317,89 @@ PHASOR_INLINE __m256 CodesBelow(const uint8_t* middle_codes, __m256i low, __m256
   return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// One head: query times scales to bytes; its scores become what the channels' middles contribute.
-// kFine: with the sixteenths, which go to place fine_at.
-template <bool kFine>
-void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, int fine_at,
-              PageQuery* out, float* score_T) {
+// One head and 64 slots, of which the first 8 kVectors can hold channels: query times scales to
+// bytes; partial[tile]: what the channels' middles contribute. kFine: with the sixteenths, which go
+// to place fine_at.
+template <bool kFine, int kVectors>
+void FoldBlock(const FrameLayout& layout, const FrameQuery& query, int g, int h, int s, int fine_at,
+               PageQuery* out, __m256 (&partial)[kFrameTiles]) {
+  constexpr int kWords = kVectors / 2;  // vectors of 16-bit queries
   const __m256 factor = Set(kFine ? 16 * out->factor[static_cast<std::size_t>(h)]
                                   : out->factor[static_cast<std::size_t>(h)]);
   const __m256 unit = Set(out->unit[static_cast<std::size_t>(h)]);
+  const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
+  const float* largest = query.largest + row / kFrameTiles;
+  const float* scale = out->scale.data() + s;
+  __m256i wide[kVectors];
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(largest + 8 * v), _mm256_load_ps(scale + 8 * v));
+    wide[v] = _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));
+  }
+  // Quads 0 4 1 5, 2 6 3 7 and so on, as FrameWord has them.
+  __m256i m[kWords];
+  int16_t* bound = out->bound.data() + s;
+  PHASOR_UNROLL for (int v = 0; v < kWords; ++v) {
+    const int from = v / 2 * 4 + v % 2;
+    m[v] = _mm256_packs_epi32(wide[from], wide[from + 2]);
+    __m256i most = _mm256_mulhrs_epi16(_mm256_set1_epi16(2047), m[v]);
+    if (kFine) most = _mm256_srai_epi16(_mm256_add_epi16(most, _mm256_set1_epi16(8)), 4);
+    StoreBytes(bound + 16 * v, _mm256_max_epi16(LoadBytes(bound + 16 * v), most));
+  }
+  __m256 middle[kVectors];
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    middle[v] = _mm256_load_ps(out->middle.data() + s + 8 * v);
+  }
+  const uint8_t* middle_codes = layout.middle_bytes_S.data() + s;
+  const uint8_t* middle_fine = kFine ? out->middle_fine.data() + s : nullptr;
+  const int16_t* normalized = query.normalized + row;
+  const float* turned = query.turned + row;
+  int8_t* q8 = out->q8.data() + row;
+  int8_t* q8_fine = kFine ? out->q8_fine.data() + FrameQueryRow(s, g, fine_at, 0) : nullptr;
+  for (int i = 0; i < kFrameTiles; ++i) {
+    __m256i q[4], rest[4];
+    PHASOR_UNROLL for (int v = 0; v < 4; ++v) q[v] = rest[v] = _mm256_setzero_si256();
+    PHASOR_UNROLL for (int v = 0; v < kWords; ++v) {
+      q[v] = _mm256_mulhrs_epi16(LoadBytes(normalized + 64 * i + 16 * v), m[v]);
+      if constexpr (kFine) {
+        const __m256i whole = _mm256_srai_epi16(_mm256_add_epi16(q[v], _mm256_set1_epi16(8)), 4);
+        rest[v] = _mm256_sub_epi16(q[v], _mm256_slli_epi16(whole, 4));
+        q[v] = whole;
+      }
+    }
+    const __m256i low = _mm256_packs_epi16(q[0], q[2]), high = _mm256_packs_epi16(q[1], q[3]);
+    StoreBytes(q8 + 64 * i, low);
+    StoreBytes(q8 + 64 * i + 32, high);
+    __m256 codes_below = CodesBelow(middle_codes, low, high);
+    if constexpr (kFine) {
+      const __m256i fine0 = _mm256_packs_epi16(rest[0], rest[2]);
+      const __m256i fine1 = _mm256_packs_epi16(rest[1], rest[3]);
+      StoreBytes(q8_fine + 64 * i, fine0);
+      StoreBytes(q8_fine + 64 * i + 32, fine1);
+      codes_below =
+          _mm256_fmadd_ps(CodesBelow(middle_fine, fine0, fine1), Set(0.0625f), codes_below);
+    }
+    const float* t = turned + 64 * i;
+    __m256 sum0 = _mm256_mul_ps(_mm256_loadu_ps(t), middle[0]);
+    __m256 sum1 = _mm256_mul_ps(_mm256_loadu_ps(t + 8), middle[1]);
+    PHASOR_UNROLL for (int v = 2; v < kVectors; v += 2) {
+      sum0 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v), middle[v], sum0);
+      sum1 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v + 8), middle[v + 1], sum1);
+    }
+    const __m256 sum = _mm256_fnmadd_ps(codes_below, unit, _mm256_add_ps(sum0, sum1));
+    partial[i] = s == 0 ? sum : _mm256_add_ps(partial[i], sum);
+  }
+}
+
+// One head: its queries of the page, and what the middles contribute as its scores.
+template <bool kFine>
+void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, int fine_at,
+              PageQuery* out, float* score_T) {
   __m256 partial[kFrameTiles];
   for (int s = 0; s < layout.n_padded; s += 64) {
-    const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
-    const float* largest = query.largest + row / kFrameTiles;
-    const float* scale = out->scale.data() + s;
-    __m256i wide[8];
-    PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
-      const __m256 x =
-          _mm256_mul_ps(_mm256_loadu_ps(largest + 8 * v), _mm256_load_ps(scale + 8 * v));
-      wide[v] = _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));
-    }
-    // Quads 0 4 1 5, 2 6 3 7 and so on, as FrameWord has them.
-    const __m256i m[4] = {
-        _mm256_packs_epi32(wide[0], wide[2]), _mm256_packs_epi32(wide[1], wide[3]),
-        _mm256_packs_epi32(wide[4], wide[6]), _mm256_packs_epi32(wide[5], wide[7])};
-    int16_t* bound = out->bound.data() + s;
-    PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
-      __m256i most = _mm256_mulhrs_epi16(_mm256_set1_epi16(2047), m[v]);
-      if (kFine) most = _mm256_srai_epi16(_mm256_add_epi16(most, _mm256_set1_epi16(8)), 4);
-      StoreBytes(bound + 16 * v, _mm256_max_epi16(LoadBytes(bound + 16 * v), most));
-    }
-    __m256 middle[8];
-    PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
-      middle[v] = _mm256_load_ps(out->middle.data() + s + 8 * v);
-    }
-    const uint8_t* middle_codes = layout.middle_bytes_S.data() + s;
-    const uint8_t* middle_fine = kFine ? out->middle_fine.data() + s : nullptr;
-    const int16_t* normalized = query.normalized + row;
-    const float* turned = query.turned + row;
-    int8_t* q8 = out->q8.data() + row;
-    int8_t* q8_fine = kFine ? out->q8_fine.data() + FrameQueryRow(s, g, fine_at, 0) : nullptr;
-    for (int i = 0; i < kFrameTiles; ++i) {
-      __m256i q[4], rest[4];
-      PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
-        q[v] = _mm256_mulhrs_epi16(LoadBytes(normalized + 64 * i + 16 * v), m[v]);
-        if constexpr (kFine) {
-          const __m256i whole = _mm256_srai_epi16(_mm256_add_epi16(q[v], _mm256_set1_epi16(8)), 4);
-          rest[v] = _mm256_sub_epi16(q[v], _mm256_slli_epi16(whole, 4));
-          q[v] = whole;
-        }
-      }
-      const __m256i low = _mm256_packs_epi16(q[0], q[2]), high = _mm256_packs_epi16(q[1], q[3]);
-      StoreBytes(q8 + 64 * i, low);
-      StoreBytes(q8 + 64 * i + 32, high);
-      __m256 codes_below = CodesBelow(middle_codes, low, high);
-      if constexpr (kFine) {
-        const __m256i fine0 = _mm256_packs_epi16(rest[0], rest[2]);
-        const __m256i fine1 = _mm256_packs_epi16(rest[1], rest[3]);
-        StoreBytes(q8_fine + 64 * i, fine0);
-        StoreBytes(q8_fine + 64 * i + 32, fine1);
-        codes_below =
-            _mm256_fmadd_ps(CodesBelow(middle_fine, fine0, fine1), Set(0.0625f), codes_below);
-      }
-      const float* t = turned + 64 * i;
-      __m256 sum0 = _mm256_mul_ps(_mm256_loadu_ps(t), middle[0]);
-      __m256 sum1 = _mm256_mul_ps(_mm256_loadu_ps(t + 8), middle[1]);
-      PHASOR_UNROLL for (int v = 2; v < 8; v += 2) {
-        sum0 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v), middle[v], sum0);
-        sum1 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v + 8), middle[v + 1], sum1);
-      }
-      const __m256 sum = _mm256_fnmadd_ps(codes_below, unit, _mm256_add_ps(sum0, sum1));
-      partial[i] = s == 0 ? sum : _mm256_add_ps(partial[i], sum);
+    if (4 * layout.n_quads - s > 32) {
+      FoldBlock<kFine, 8>(layout, query, g, h, s, fine_at, out, partial);
+    } else {
+      FoldBlock<kFine, 4>(layout, query, g, h, s, fine_at, out, partial);
     }
   }
   alignas(32) float sum_I[kFrameTiles];
