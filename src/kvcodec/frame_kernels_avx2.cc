@@ -442,25 +442,36 @@ void BoundQuads(int n_padded, PageQuery* out) {
   }
 }
 
+// Room for g heads, and where their queries lie.
+void SizeScratch(const FrameLayout& layout, int g, PageQuery* out) {
+  const std::size_t n = static_cast<std::size_t>(layout.n_padded);
+  const std::size_t heads = static_cast<std::size_t>(g);
+  out->scale.Resize(n);
+  out->middle.Resize(n);
+  out->bound.Resize(n);
+  out->bound_Q.Resize(n / 4);
+  out->unit.Resize(heads);
+  out->factor.Resize(heads);
+  out->power.Resize(heads);
+  out->unit_fine.Resize(heads);
+  out->q8.Resize(heads * kFrameTiles * n);
+  out->at_Q.Resize(n / 4);
+  for (int q = 0; q < layout.n_padded / 4; q += 16) {
+    int32_t* at = out->at_Q.data() + q;
+    const int first = q / 16 * g * kFrameTiles * 64;
+    for (int i = 0; i < 16; ++i) at[i] = first + kQuadByte[static_cast<std::size_t>(i)];
+  }
+  std::fill_n(out->bound.data(), n, int16_t{0});
+  out->score.clear();
+  out->score_fine.clear();
+}
+
 void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
                int /*n_tokens*/, float* score_GT) {
   static thread_local PageQuery scratch;
   const std::size_t n = static_cast<std::size_t>(layout.n_padded);
-  const std::size_t heads = static_cast<std::size_t>(g);
-  scratch.scale.Resize(n);
-  scratch.middle.Resize(n);
-  scratch.unit.Resize(heads);
-  scratch.factor.Resize(heads);
-  scratch.unit_fine.Resize(heads);
-  scratch.q8.Resize(heads * kFrameTiles * n);
-  scratch.at_Q.Resize(n / 4);
-  for (int q = 0; q < layout.n_padded / 4; q += 16) {
-    int32_t* at = scratch.at_Q.data() + q;
-    const int first = q / 16 * g * kFrameTiles * 64;
-    for (int i = 0; i < 16; ++i) at[i] = first + kQuadByte[static_cast<std::size_t>(i)];
-  }
+  SizeScratch(layout, g, &scratch);
   LoadGrids(layout, page, &scratch);
-  scratch.power.Resize(heads);
   float least = INFINITY;
   for (int h = 0; h < g; ++h) {
     FindUnit(layout, query.largest, g, h, &scratch);
@@ -476,11 +487,6 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
       std::memset(scratch.middle_fine.data() + q / 16 * 64 + 4 * FrameDword(q), 0, 4);
     }
   }
-  scratch.bound.Resize(n);
-  scratch.bound_Q.Resize(n / 4);
-  std::fill_n(scratch.bound.data(), n, int16_t{0});
-  scratch.score.clear();
-  scratch.score_fine.clear();
   for (int h = 0; h < g; ++h) {
     const std::size_t head = static_cast<std::size_t>(h), at = scratch.score_fine.size();
     float* score_T = score_GT + h * kPageTokens;
