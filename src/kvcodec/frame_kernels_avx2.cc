@@ -1,6 +1,7 @@
 // Scores of frame codecs with AVX2: codes become bytes by shifts and masks and meet the 8-bit query
 // in vpmaddubsw, 8 tokens times 4 channels at a time. Sums of pairs stay in 16 bits for as many
-// quads as cannot overflow (at 4 bits eight) and are added to the scores then. Where 8-bit queries
+// quads as cannot overflow, which the queries of the page at hand decide (at 4 bits eight or more),
+// and are added to the scores then. Where 8-bit queries
 // are too coarse the second pass is for the heads and for the widest channels that need it:
 // rounding errors are multiplied by codes, so narrow channels add little. The queries are in the
 // order of FrameWord: packing 16-bit numbers in lanes of 128 bits leaves FrameDword here too.
@@ -17,8 +18,9 @@
 namespace phasor {
 namespace {
 
-constexpr int kCoarseLimit = 127;  // of an 8-bit query
-constexpr int kFineLimit = 8;      // of the sixteenths of its steps
+// From here on the codes of a page become bytes once for all heads, and not with every pass.
+constexpr int kManyHeads = 6;
+constexpr int kFineLimit = 8;  // of the sixteenths of an 8-bit query's steps
 
 // Where the queries of a quad are among 64.
 constexpr auto kQuadByte = [] {
@@ -34,26 +36,23 @@ struct Step {
   bool flush;
 };
 
-// The first n_quads, as far as they have codes, for queries of up to `limit`.
-void PlanSteps(const FrameLayout& layout, int n_quads, int limit, std::vector<Step>* steps) {
+// The first n_quads, as far as they have codes. bound_Q: what two neighbouring queries of a quad
+// sum to at most, in magnitude.
+void PlanSteps(const FrameLayout& layout, int n_quads, const int32_t* bound_Q,
+               std::vector<Step>* steps) {
   constexpr int kRoom = 32767;
+  n_quads = std::min(n_quads, layout.n_quads - layout.quads_of_bits[0]);
   steps->clear();
-  int room = kRoom;
-  for (int bits = kMaxFrameBits; bits > 0; --bits) {
-    const int cost = 2 * limit * ((1 << bits) - 1);
-    int left = std::min(layout.quads_of_bits[bits], n_quads);
-    n_quads -= left;
-    while (left > 0) {
-      const int n = std::min(left, room / cost);
-      if (n == 0) {
-        steps->back().flush = true;
-        room = kRoom;
-        continue;
-      }
-      steps->push_back({bits, n, false});
-      room -= n * cost;
-      left -= n;
-    }
+  int room = 0;
+  for (int q = 0; q < n_quads; ++q) {
+    const int bits = layout.bits_Q[static_cast<std::size_t>(q)];
+    const int cost = bound_Q[q] * ((1 << bits) - 1);
+    const bool full = cost > room;
+    if (full && q > 0) steps->back().flush = true;
+    if (full) room = kRoom;
+    if (q == 0 || full || steps->back().bits != bits) steps->push_back({bits, 0, false});
+    ++steps->back().n_quads;
+    room -= cost;
   }
   if (!steps->empty()) steps->back().flush = true;
 }
@@ -79,20 +78,32 @@ PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
 
+// acc + x. Without the barrier g++ keeps sums twice, once of them in memory.
+PHASOR_INLINE void AddWords(__m256i x, __m256i* acc) {
+  *acc = _mm256_add_epi16(*acc, x);
+  __asm__("" : "+x"(*acc));
+}
+
+// acc[half][head] += codes of one tile of a quad times its queries.
+template <int kG>
+PHASOR_INLINE void AddTile(__m256i code0, __m256i code1, const int8_t* q8, __m256i (&acc)[2][kG]) {
+  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+    int32_t four;
+    std::memcpy(&four, q8 + 64 * h * kFrameTiles, 4);
+    const __m256i q = _mm256_set1_epi32(four);
+    AddWords(_mm256_maddubs_epi16(code0, q), &acc[0][h]);
+    AddWords(_mm256_maddubs_epi16(code1, q), &acc[1][h]);
+  }
+}
+
 // acc[tile][half][head] += codes times query of one quad; tiles kFirst, kFirst + 1, ...
 template <int kBits, int kFirst, int kTiles, int kG, int kTile = 0>
 PHASOR_INLINE void AddTiles(__m256i (&acc)[kTiles][2][kG], const std::byte* quad,
                             const int8_t* q8) {
   if constexpr (kTile < kTiles) {
-    const __m256i code0 = TileCodes<kBits, kFirst + kTile, 0>(quad);
-    const __m256i code1 = TileCodes<kBits, kFirst + kTile, 1>(quad);
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      int32_t four;
-      std::memcpy(&four, q8 + 64 * (h * kFrameTiles + kFirst + kTile), 4);
-      const __m256i q = _mm256_set1_epi32(four);
-      acc[kTile][0][h] = _mm256_add_epi16(acc[kTile][0][h], _mm256_maddubs_epi16(code0, q));
-      acc[kTile][1][h] = _mm256_add_epi16(acc[kTile][1][h], _mm256_maddubs_epi16(code1, q));
-    }
+    constexpr int kAt = kFirst + kTile;
+    AddTile<kG>(TileCodes<kBits, kAt, 0>(quad), TileCodes<kBits, kAt, 1>(quad), q8 + 64 * kAt,
+                acc[kTile]);
     AddTiles<kBits, kFirst, kTiles, kG, kTile + 1>(acc, quad, q8);
   }
 }
@@ -109,8 +120,10 @@ PHASOR_INLINE void AddQuads(__m256i (&acc)[kTiles][2][kG], const std::byte*& cod
 struct ScoreJob {
   const std::vector<Step>& steps;
   const std::byte* codes;
-  const int8_t* q8;     // [n_padded / 64][g][kFrameTiles][64]
-  const int32_t* at_Q;  // where in a head's part of q8 a quad begins
+  const uint8_t* bytes;       // the codes as ExpandPage leaves them, or null
+  std::ptrdiff_t tile_bytes;  // of them
+  const int8_t* q8;           // [n_padded / 64][g][kFrameTiles][64]
+  const int32_t* at_Q;        // where in a head's part of q8 a quad begins
   // Per head that q8 holds: what one step of the integer sum is worth, and the scores it is added
   // to [128].
   const float* unit;
@@ -118,12 +131,12 @@ struct ScoreJob {
 };
 
 // The sums of heads [head, head + kG) go into their scores and start again.
-template <int kFirst, int kTiles, int kG>
-PHASOR_INLINE void Flush(const ScoreJob& job, int head, __m256i (&acc)[kTiles][2][kG]) {
+template <int kTiles, int kG>
+PHASOR_INLINE void Flush(const ScoreJob& job, int tile, int head, __m256i (&acc)[kTiles][2][kG]) {
   const __m256i ones = _mm256_set1_epi16(1);
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     const __m256 unit = Set(job.unit[head + h]);
-    float* score = job.score[head + h] + kFirst * kFrameTile;
+    float* score = job.score[head + h] + tile * kFrameTile;
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
       PHASOR_UNROLL for (int half = 0; half < 2; ++half, score += 8) {
         const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(acc[i][half][h], ones));
@@ -170,7 +183,51 @@ void ScoreTiles(const ScoreJob& job, int head) {
         AddQuads<7, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
         break;
     }
-    if (step.flush) Flush<kFirst>(job, head, acc);
+    if (step.flush) Flush(job, kFirst, head, acc);
+  }
+}
+
+// The codes of a quad as bytes.
+template <int kBits, int kTile = 0>
+PHASOR_INLINE void ExpandTiles(const std::byte* quad, std::ptrdiff_t tile_bytes, uint8_t* out) {
+  if constexpr (kTile < kFrameTiles) {
+    StoreBytes(out + kTile * tile_bytes, TileCodes<kBits, kTile, 0>(quad));
+    StoreBytes(out + kTile * tile_bytes + 32, TileCodes<kBits, kTile, 1>(quad));
+    ExpandTiles<kBits, kTile + 1>(quad, tile_bytes, out);
+  }
+}
+
+// code: of all quads -> out [kFrameTiles][n_quads][64].
+template <int kBits = kMaxFrameBits>
+void ExpandPage(const FrameLayout& layout, const std::byte* code, uint8_t* out) {
+  if constexpr (kBits > 0) {
+    for (int n = layout.quads_of_bits[kBits]; n > 0; --n, code += 64 * kBits, out += 64) {
+      ExpandTiles<kBits>(code, std::ptrdiff_t{64} * layout.n_quads, out);
+    }
+    ExpandPage<kBits - 1>(layout, code, out);
+  }
+}
+
+// As ScoreTiles, from bytes.
+template <int kTiles, int kG>
+void ScoreBytes(const ScoreJob& job, int tile, int head) {
+  __m256i acc[kTiles][2][kG];
+  PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      acc[i][0][h] = acc[i][1][h] = _mm256_setzero_si256();
+    }
+  }
+  const uint8_t* code = job.bytes + tile * job.tile_bytes;
+  const int32_t* at = job.at_Q;
+  const int8_t* q8 = job.q8 + (head * kFrameTiles + tile) * 64;
+  for (const Step& step : job.steps) {
+    for (const int32_t* const end = at + step.n_quads; at != end; ++at, code += 64) {
+      PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+        AddTile<kG>(LoadBytes(code + i * job.tile_bytes), LoadBytes(code + i * job.tile_bytes + 32),
+                    q8 + *at + 64 * i, acc[i]);
+      }
+    }
+    if (step.flush) Flush(job, tile, head, acc);
   }
 }
 
@@ -179,7 +236,11 @@ template <int kG, int kFirst = 0>
 void ScoreHeads(const ScoreJob& job, int head) {
   constexpr int kTiles = kG == 1 ? 4 : kG == 2 ? 2 : 1;
   if constexpr (kFirst < kFrameTiles) {
-    ScoreTiles<kFirst, kTiles, kG>(job, head);
+    if (job.bytes != nullptr) {
+      ScoreBytes<kTiles, kG>(job, kFirst, head);
+    } else {
+      ScoreTiles<kFirst, kTiles, kG>(job, head);
+    }
     ScoreHeads<kG, kFirst + kTiles>(job, head);
   }
 }
@@ -207,7 +268,9 @@ void ScorePass(const ScoreJob& job, int g) {
 struct PageQuery {
   AlignedBuffer<int8_t> q8, q8_fine;  // q8_fine: sixteenths of a step
   AlignedBuffer<float> scale, middle, factor, unit, unit_fine;
-  AlignedBuffer<int32_t> at_Q;
+  AlignedBuffer<int32_t> at_Q, bound_Q;  // bound_Q: as PlanSteps has it
+  AlignedBuffer<int16_t> bound;          // of the queries of a slot, in the order of FrameWord
+  AlignedBuffer<uint8_t> codes;          // as bytes, [kFrameTiles][n_quads][64]
   std::vector<Step> steps;
   std::vector<float*> score, score_fine;
   AlignedBuffer<uint8_t> middle_fine;  // middle_bytes_S of the quads with sixteenths
@@ -254,70 +317,89 @@ PHASOR_INLINE __m256 CodesBelow(const uint8_t* middle_codes, __m256i low, __m256
   return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// One head: query times scales to bytes; its scores become what the channels' middles contribute.
-// kFine: with the sixteenths, which go to place fine_at.
-template <bool kFine>
-void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, int fine_at,
-              PageQuery* out, float* score_T) {
+// One head and 64 slots, of which the first 8 kVectors can hold channels: query times scales to
+// bytes; partial[tile]: what the channels' middles contribute. kFine: with the sixteenths, which go
+// to place fine_at.
+template <bool kFine, int kVectors>
+void FoldBlock(const FrameLayout& layout, const FrameQuery& query, int g, int h, int s, int fine_at,
+               PageQuery* out, __m256 (&partial)[kFrameTiles]) {
+  constexpr int kWords = kVectors / 2;  // vectors of 16-bit queries
   const __m256 factor = Set(kFine ? 16 * out->factor[static_cast<std::size_t>(h)]
                                   : out->factor[static_cast<std::size_t>(h)]);
   const __m256 unit = Set(out->unit[static_cast<std::size_t>(h)]);
+  const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
+  const float* largest = query.largest + row / kFrameTiles;
+  const float* scale = out->scale.data() + s;
+  __m256i wide[kVectors];
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(largest + 8 * v), _mm256_load_ps(scale + 8 * v));
+    wide[v] = _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));
+  }
+  // Quads 0 4 1 5, 2 6 3 7 and so on, as FrameWord has them.
+  __m256i m[kWords];
+  int16_t* bound = out->bound.data() + s;
+  PHASOR_UNROLL for (int v = 0; v < kWords; ++v) {
+    const int from = v / 2 * 4 + v % 2;
+    m[v] = _mm256_packs_epi32(wide[from], wide[from + 2]);
+    __m256i most = _mm256_mulhrs_epi16(_mm256_set1_epi16(2047), m[v]);
+    if (kFine) most = _mm256_srai_epi16(_mm256_add_epi16(most, _mm256_set1_epi16(8)), 4);
+    StoreBytes(bound + 16 * v, _mm256_max_epi16(LoadBytes(bound + 16 * v), most));
+  }
+  __m256 middle[kVectors];
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    middle[v] = _mm256_load_ps(out->middle.data() + s + 8 * v);
+  }
+  const uint8_t* middle_codes = layout.middle_bytes_S.data() + s;
+  const uint8_t* middle_fine = kFine ? out->middle_fine.data() + s : nullptr;
+  const int16_t* normalized = query.normalized + row;
+  const float* turned = query.turned + row;
+  int8_t* q8 = out->q8.data() + row;
+  int8_t* q8_fine = kFine ? out->q8_fine.data() + FrameQueryRow(s, g, fine_at, 0) : nullptr;
+  for (int i = 0; i < kFrameTiles; ++i) {
+    __m256i q[4], rest[4];
+    PHASOR_UNROLL for (int v = 0; v < 4; ++v) q[v] = rest[v] = _mm256_setzero_si256();
+    PHASOR_UNROLL for (int v = 0; v < kWords; ++v) {
+      q[v] = _mm256_mulhrs_epi16(LoadBytes(normalized + 64 * i + 16 * v), m[v]);
+      if constexpr (kFine) {
+        const __m256i whole = _mm256_srai_epi16(_mm256_add_epi16(q[v], _mm256_set1_epi16(8)), 4);
+        rest[v] = _mm256_sub_epi16(q[v], _mm256_slli_epi16(whole, 4));
+        q[v] = whole;
+      }
+    }
+    const __m256i low = _mm256_packs_epi16(q[0], q[2]), high = _mm256_packs_epi16(q[1], q[3]);
+    StoreBytes(q8 + 64 * i, low);
+    StoreBytes(q8 + 64 * i + 32, high);
+    __m256 codes_below = CodesBelow(middle_codes, low, high);
+    if constexpr (kFine) {
+      const __m256i fine0 = _mm256_packs_epi16(rest[0], rest[2]);
+      const __m256i fine1 = _mm256_packs_epi16(rest[1], rest[3]);
+      StoreBytes(q8_fine + 64 * i, fine0);
+      StoreBytes(q8_fine + 64 * i + 32, fine1);
+      codes_below =
+          _mm256_fmadd_ps(CodesBelow(middle_fine, fine0, fine1), Set(0.0625f), codes_below);
+    }
+    const float* t = turned + 64 * i;
+    __m256 sum0 = _mm256_mul_ps(_mm256_loadu_ps(t), middle[0]);
+    __m256 sum1 = _mm256_mul_ps(_mm256_loadu_ps(t + 8), middle[1]);
+    PHASOR_UNROLL for (int v = 2; v < kVectors; v += 2) {
+      sum0 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v), middle[v], sum0);
+      sum1 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v + 8), middle[v + 1], sum1);
+    }
+    const __m256 sum = _mm256_fnmadd_ps(codes_below, unit, _mm256_add_ps(sum0, sum1));
+    partial[i] = s == 0 ? sum : _mm256_add_ps(partial[i], sum);
+  }
+}
+
+// One head: its queries of the page, and what the middles contribute as its scores.
+template <bool kFine>
+void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, int fine_at,
+              PageQuery* out, float* score_T) {
   __m256 partial[kFrameTiles];
   for (int s = 0; s < layout.n_padded; s += 64) {
-    const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
-    const float* largest = query.largest + row / kFrameTiles;
-    const float* scale = out->scale.data() + s;
-    __m256i wide[8];
-    PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
-      const __m256 x =
-          _mm256_mul_ps(_mm256_loadu_ps(largest + 8 * v), _mm256_load_ps(scale + 8 * v));
-      wide[v] = _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));
-    }
-    // Quads 0 4 1 5, 2 6 3 7 and so on, as FrameWord has them.
-    const __m256i m[4] = {
-        _mm256_packs_epi32(wide[0], wide[2]), _mm256_packs_epi32(wide[1], wide[3]),
-        _mm256_packs_epi32(wide[4], wide[6]), _mm256_packs_epi32(wide[5], wide[7])};
-    __m256 middle[8];
-    PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
-      middle[v] = _mm256_load_ps(out->middle.data() + s + 8 * v);
-    }
-    const uint8_t* middle_codes = layout.middle_bytes_S.data() + s;
-    const uint8_t* middle_fine = kFine ? out->middle_fine.data() + s : nullptr;
-    const int16_t* normalized = query.normalized + row;
-    const float* turned = query.turned + row;
-    int8_t* q8 = out->q8.data() + row;
-    int8_t* q8_fine = kFine ? out->q8_fine.data() + FrameQueryRow(s, g, fine_at, 0) : nullptr;
-    for (int i = 0; i < kFrameTiles; ++i) {
-      __m256i q[4], rest[4];
-      PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
-        q[v] = _mm256_mulhrs_epi16(LoadBytes(normalized + 64 * i + 16 * v), m[v]);
-        if constexpr (kFine) {
-          const __m256i whole = _mm256_srai_epi16(_mm256_add_epi16(q[v], _mm256_set1_epi16(8)), 4);
-          rest[v] = _mm256_sub_epi16(q[v], _mm256_slli_epi16(whole, 4));
-          q[v] = whole;
-        }
-      }
-      const __m256i low = _mm256_packs_epi16(q[0], q[2]), high = _mm256_packs_epi16(q[1], q[3]);
-      StoreBytes(q8 + 64 * i, low);
-      StoreBytes(q8 + 64 * i + 32, high);
-      __m256 codes_below = CodesBelow(middle_codes, low, high);
-      if constexpr (kFine) {
-        const __m256i fine0 = _mm256_packs_epi16(rest[0], rest[2]);
-        const __m256i fine1 = _mm256_packs_epi16(rest[1], rest[3]);
-        StoreBytes(q8_fine + 64 * i, fine0);
-        StoreBytes(q8_fine + 64 * i + 32, fine1);
-        codes_below =
-            _mm256_fmadd_ps(CodesBelow(middle_fine, fine0, fine1), Set(0.0625f), codes_below);
-      }
-      const float* t = turned + 64 * i;
-      __m256 sum0 = _mm256_mul_ps(_mm256_loadu_ps(t), middle[0]);
-      __m256 sum1 = _mm256_mul_ps(_mm256_loadu_ps(t + 8), middle[1]);
-      PHASOR_UNROLL for (int v = 2; v < 8; v += 2) {
-        sum0 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v), middle[v], sum0);
-        sum1 = _mm256_fmadd_ps(_mm256_loadu_ps(t + 8 * v + 8), middle[v + 1], sum1);
-      }
-      const __m256 sum = _mm256_fnmadd_ps(codes_below, unit, _mm256_add_ps(sum0, sum1));
-      partial[i] = s == 0 ? sum : _mm256_add_ps(partial[i], sum);
+    if (4 * layout.n_quads - s > 32) {
+      FoldBlock<kFine, 8>(layout, query, g, h, s, fine_at, out, partial);
+    } else {
+      FoldBlock<kFine, 4>(layout, query, g, h, s, fine_at, out, partial);
     }
   }
   alignas(32) float sum_I[kFrameTiles];
@@ -348,25 +430,48 @@ void LoadGrids(const FrameLayout& layout, const std::byte* page, PageQuery* out)
   }
 }
 
+// From the bounds of the slots. The two sums of a quad's pairs are neighbours in FrameWord's order.
+void BoundQuads(int n_padded, PageQuery* out) {
+  for (int s = 0; s < n_padded; s += 64) {
+    const int16_t* bound = out->bound.data() + s;
+    int32_t* bound_Q = out->bound_Q.data() + s / 4;
+    for (int q = 0; q < 16; ++q) {
+      const int16_t* at = bound + FrameWord(4 * q);
+      bound_Q[q] = std::max(at[0] + at[1], at[2] + at[3]);
+    }
+  }
+}
+
+// Room for g heads, and where their queries lie.
+void SizeScratch(const FrameLayout& layout, int g, PageQuery* out) {
+  const std::size_t n = static_cast<std::size_t>(layout.n_padded);
+  const std::size_t heads = static_cast<std::size_t>(g);
+  out->scale.Resize(n);
+  out->middle.Resize(n);
+  out->bound.Resize(n);
+  out->bound_Q.Resize(n / 4);
+  out->unit.Resize(heads);
+  out->factor.Resize(heads);
+  out->power.Resize(heads);
+  out->unit_fine.Resize(heads);
+  out->q8.Resize(heads * kFrameTiles * n);
+  out->at_Q.Resize(n / 4);
+  for (int q = 0; q < layout.n_padded / 4; q += 16) {
+    int32_t* at = out->at_Q.data() + q;
+    const int first = q / 16 * g * kFrameTiles * 64;
+    for (int i = 0; i < 16; ++i) at[i] = first + kQuadByte[static_cast<std::size_t>(i)];
+  }
+  std::fill_n(out->bound.data(), n, int16_t{0});
+  out->score.clear();
+  out->score_fine.clear();
+}
+
 void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
                int /*n_tokens*/, float* score_GT) {
   static thread_local PageQuery scratch;
   const std::size_t n = static_cast<std::size_t>(layout.n_padded);
-  const std::size_t heads = static_cast<std::size_t>(g);
-  scratch.scale.Resize(n);
-  scratch.middle.Resize(n);
-  scratch.unit.Resize(heads);
-  scratch.factor.Resize(heads);
-  scratch.unit_fine.Resize(heads);
-  scratch.q8.Resize(heads * kFrameTiles * n);
-  scratch.at_Q.Resize(n / 4);
-  for (int q = 0; q < layout.n_padded / 4; q += 16) {
-    int32_t* at = scratch.at_Q.data() + q;
-    const int first = q / 16 * g * kFrameTiles * 64;
-    for (int i = 0; i < 16; ++i) at[i] = first + kQuadByte[static_cast<std::size_t>(i)];
-  }
+  SizeScratch(layout, g, &scratch);
   LoadGrids(layout, page, &scratch);
-  scratch.power.Resize(heads);
   float least = INFINITY;
   for (int h = 0; h < g; ++h) {
     FindUnit(layout, query.largest, g, h, &scratch);
@@ -382,8 +487,6 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
       std::memset(scratch.middle_fine.data() + q / 16 * 64 + 4 * FrameDword(q), 0, 4);
     }
   }
-  scratch.score.clear();
-  scratch.score_fine.clear();
   for (int h = 0; h < g; ++h) {
     const std::size_t head = static_cast<std::size_t>(h), at = scratch.score_fine.size();
     float* score_T = score_GT + h * kPageTokens;
@@ -397,13 +500,22 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
     }
   }
   const std::byte* codes = page + layout.first_code;
-  PlanSteps(layout, layout.n_quads, kCoarseLimit, &scratch.steps);
-  ScorePass({scratch.steps, codes, scratch.q8.data(), scratch.at_Q.data(), scratch.unit.data(),
-             scratch.score.data()},
+  const std::ptrdiff_t tile_bytes = std::ptrdiff_t{64} * layout.n_quads;
+  const uint8_t* bytes = nullptr;
+  if (g >= kManyHeads) {
+    scratch.codes.Resize(static_cast<std::size_t>(kFrameTiles * tile_bytes));
+    ExpandPage(layout, codes, scratch.codes.data());
+    bytes = scratch.codes.data();
+  }
+  BoundQuads(layout.n_padded, &scratch);
+  PlanSteps(layout, layout.n_quads, scratch.bound_Q.data(), &scratch.steps);
+  ScorePass({scratch.steps, codes, bytes, tile_bytes, scratch.q8.data(), scratch.at_Q.data(),
+             scratch.unit.data(), scratch.score.data()},
             g);
   if (scratch.score_fine.empty()) return;
-  PlanSteps(layout, n_fine, kFineLimit, &scratch.steps);
-  ScorePass({scratch.steps, codes, scratch.q8_fine.data(), scratch.at_Q.data(),
+  std::fill_n(scratch.bound_Q.data(), n / 4, 2 * kFineLimit);
+  PlanSteps(layout, n_fine, scratch.bound_Q.data(), &scratch.steps);
+  ScorePass({scratch.steps, codes, bytes, tile_bytes, scratch.q8_fine.data(), scratch.at_Q.data(),
              scratch.unit_fine.data(), scratch.score_fine.data()},
             static_cast<int>(scratch.score_fine.size()));
 }

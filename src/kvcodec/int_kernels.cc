@@ -168,12 +168,12 @@ float QuantizeWeights(const IntPageShape& shape, const float* weight, const uint
     } else {
       const int whole = std::min(255, static_cast<int32_t>(product[t] * inverse));
       const float left = std::fma(static_cast<float>(-whole), step, product[t]);
-      w[t] =
-          255 * whole +
-          std::clamp(static_cast<int32_t>(std::fma(left, 255.0f * inverse, threshold[t])), 0, 255);
+      w[t] = kRestLevels * whole +
+             std::clamp(static_cast<int32_t>(std::fma(left, kRestLevels * inverse, threshold[t])),
+                        0, kRestLevels);
     }
   }
-  return rest ? step / 255 : step;
+  return rest ? step / kRestLevels : step;
 }
 
 void Accumulate(const IntAccumulateArgs& a) {

@@ -121,6 +121,9 @@ inline constexpr float kSmallestWeight = 1e-30f;
 inline constexpr int kQueryLevels = 127 * 128;
 inline constexpr int kWeightLevels = 32767;    // for 8-bit codes
 inline constexpr int kByteWeightLevels = 255;  // for 3- and 4-bit codes
+// Steps of a byte weight's unit in what rounding left: four bits more, so that next to nothing of
+// the rounding error remains, and few enough for 16-bit sums of many tokens.
+inline constexpr int kRestLevels = 15;
 
 // Rounding weights to 8 bits adds 128 / 6 * (largest / 255)^2 at most, on average over where they
 // fall, to the sum of their squares times the squared error of the codes, 0.0062 for 4 bits and

@@ -190,7 +190,7 @@ constexpr int kVectors = kPageTokens / 16;
 constexpr int kMaxHeads = 8;
 
 // Rounded weights of up to kMaxHeads heads for one block of channels: w = 256 * high + low (8-bit
-// codes), or low alone; `high` then has what is left in units of 1/255 where `rest` is set.
+// codes), or low alone; `high` then has what is left in units of 1/kRestLevels where `rest` is set.
 struct BlockWeights {
   alignas(64) uint8_t low[kMaxHeads][kPageTokens];
   alignas(64) uint8_t high[kMaxHeads][kPageTokens];
@@ -289,7 +289,7 @@ void SplitWeights(const float* weight, int n_tokens, const float* threshold, Blo
     return;
   }
   const __m512 inverse = _mm512_set1_ps(kByteWeightLevels / w->largest[i]);
-  const __m512 fine = _mm512_mul_ps(inverse, _mm512_set1_ps(255.0f));
+  const __m512 fine = _mm512_mul_ps(inverse, _mm512_set1_ps(kRestLevels));
   const __m512 step = _mm512_set1_ps(w->step[i]);
   for (int v = 0; v < kVectors; v += 4) {
     __m512i whole[4], left[4];
@@ -300,7 +300,9 @@ void SplitWeights(const float* weight, int n_tokens, const float* threshold, Blo
       whole[j] =
           _mm512_min_epi32(_mm512_cvttps_epi32(_mm512_mul_ps(p, inverse)), _mm512_set1_epi32(255));
       const __m512 rest = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(whole[j]), step, p);
-      left[j] = _mm512_cvttps_epi32(_mm512_fmadd_ps(rest, fine, _mm512_loadu_ps(threshold + t)));
+      left[j] = _mm512_min_epi32(
+          _mm512_cvttps_epi32(_mm512_fmadd_ps(rest, fine, _mm512_loadu_ps(threshold + t))),
+          _mm512_set1_epi32(kRestLevels));
     }
     _mm512_store_si512(w->low[i] + 16 * v, PackBytes(whole[0], whole[1], whole[2], whole[3]));
     _mm512_store_si512(w->high[i] + 16 * v, PackBytes(left[0], left[1], left[2], left[3]));
@@ -431,7 +433,7 @@ void AccumulateBits(const IntAccumulateArgs& a) {
       AccumulateChunk<BITS>(a, w, first, n, lane, end);
       if (n_rest == 0) continue;
       __builtin_memcpy(w.low, w.high, static_cast<std::size_t>(n) * kPageTokens);
-      for (int i = 0; i < n; ++i) w.step[i] /= 255;
+      for (int i = 0; i < n; ++i) w.step[i] /= kRestLevels;
       if (n_rest > 2) AccumulateChunk<BITS>(a, w, first, n, lane, end);
       for (int i = 0; i < n; ++i) {
         if (n_rest <= 2 && w.rest[i]) AccumulateHeads<BITS, 1>(a, w, first + i, i, lane, end);

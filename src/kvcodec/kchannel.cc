@@ -127,11 +127,19 @@ void AccumulateScalar(const ChannelLayout& layout, const float* weight_GT, int g
   }
 }
 
-// AVX2 takes the plain loops: a baseline does not pay for a third set of kernels.
 constexpr ChannelKernels kScalar = {EncodeScalar, DecodeScalar, ScoreScalar, AccumulateScalar};
+constexpr ChannelKernels kAvx2 = {EncodeScalar, DecodeScalar, ScoreChannelsAvx2,
+                                  AccumulateChannelsAvx2};
 
 const ChannelKernels& Kernels() {
-  return ActiveCpuLevel() == CpuLevel::kAvx512 ? kChannelKernelsAvx512 : kScalar;
+  switch (ActiveCpuLevel()) {
+    case CpuLevel::kAvx512:
+      return kChannelKernelsAvx512;
+    case CpuLevel::kAvx2:
+      return kAvx2;
+    default:
+      return kScalar;
+  }
 }
 
 class ChannelCodec : public KvCodec {

@@ -29,6 +29,11 @@ struct ChannelKernels {
 };
 
 extern const ChannelKernels kChannelKernelsAvx512;
+// AVX2 has these; the rest is plain C++ there.
+void ScoreChannelsAvx2(const ChannelLayout& layout, const float* q_GD, int g, const std::byte* page,
+                       int n_tokens, float* score_GT);
+void AccumulateChannelsAvx2(const ChannelLayout& layout, const float* weight_GT, int g,
+                            const std::byte* page, int n_tokens, float* out_GD);
 
 // The stored scale and low end of a channel.
 struct ChannelGrid {

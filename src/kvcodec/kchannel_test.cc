@@ -75,7 +75,7 @@ TEST(KChannel, ScoresAndSumsEqualThoseOfDecodedRows) {
     Rng rng(2);
     for (const KvCodecInfo* info : {&kInt4ChannelKvCodec, &kInt3ChannelKvCodec}) {
       for (int D : {7, 64, 80, 128}) {
-        for (int g : {1, 3, 9}) {
+        for (int g : {1, 2, 3, 4, 9}) {
           auto codec = MakeCodec(*info, D);
           const int n = g == 3 ? 77 : kPageTokens;
           const std::vector<float> x = RandomRows(n, D, &rng), q = RandomRows(g, D, &rng);

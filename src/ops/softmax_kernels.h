@@ -7,6 +7,7 @@
 namespace phasor {
 
 // As ExpSum (vector_ops.h).
+float ExpSumAvx2(float* x, int64_t n, float max);
 float ExpSumAvx512(float* x, int64_t n, float max);
 
 }  // namespace phasor

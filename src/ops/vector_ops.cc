@@ -49,6 +49,7 @@ float MaxOf(const float* x, int64_t n, float start) {
 float ExpSum(float* x, int64_t n, float max) {
 #if defined(__x86_64__)
   if (ActiveCpuLevel() == CpuLevel::kAvx512) return ExpSumAvx512(x, n, max);
+  if (ActiveCpuLevel() == CpuLevel::kAvx2) return ExpSumAvx2(x, n, max);
 #endif
   return HWY_DYNAMIC_DISPATCH(ExpSumKernel)(x, n, max);
 }

@@ -1,0 +1,434 @@
+// Values of integer pages with AVX2. 3- and 4-bit codes: pmaddubsw of byte weights and levels.
+// Products of two bytes fit 16-bit sums (kMaxLevel), and sums of several steps do where the weights
+// are small, which most are: they are rounded relative to the largest of a page. So a plan per page
+// says after which tiles the 16-bit sums have to move to 32 bits. 8-bit codes: widened to 16 bits,
+// pmaddwd with 15-bit weights.
+#include "kvcodec/int_kernels.h"
+
+#if defined(__x86_64__)
+#include <algorithm>
+#include <cstdlib>
+
+#include "kvcodec/int_avx2-inl.h"
+
+namespace phasor {
+namespace {
+
+constexpr int kMaxHeads = 8;      // whose byte weights are rounded together
+constexpr int kMaxByteRows = 8;   // of byte weights that meet the codes together
+constexpr int kMaxWordHeads = 4;  // the same of words
+
+// Byte weights: first those of the query heads that have any, then what rounding left of some.
+struct ByteRows {
+  alignas(32) uint8_t byte[2 * kMaxHeads][kPageTokens];
+  float step[2 * kMaxHeads];
+  int head[2 * kMaxHeads];
+  int n = 0;
+};
+
+// Tiles whose 16-bit sums fit together; or one tile whose steps do not, `dense`.
+struct Span {
+  int n_tiles;
+  bool dense;
+};
+struct SpanPlan {
+  Span span[kPageTokens / 8];
+  int n = 0;
+};
+
+// One head's products of weight and scale.
+struct HeadWeights {
+  const float* weight;
+  const float* threshold;
+  int n_tokens;
+};
+
+int LargestLevel(const IntLevels& levels) {
+  int most = 1;
+  for (int i = 0; i < 1 << (levels.bits + levels.book_bits); ++i) {
+    most = std::max(most, std::abs(int{levels.level[i]}));
+  }
+  return most;
+}
+
+}  // namespace
+}  // namespace phasor
+
+PHASOR_BEGIN_AVX2
+namespace phasor {
+namespace {
+
+// 32 numbers of 0 .. 255 as bytes in order; larger ones count as 255, negative ones as 0.
+PHASOR_INLINE __m256i PackBytes(const __m256i* q) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i a = _mm256_packus_epi32(q[0], q[1]), b = _mm256_packus_epi32(q[2], q[3]);
+  return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
+}
+
+// Eight products of weight and scale from `t` on, zero beyond n_tokens.
+PHASOR_INLINE __m256 LoadProducts(const HeadWeights& head, const RowScales& rows, int t) {
+  const __m256 scale = _mm256_load_ps(rows.scale + t);
+  if (t + 8 <= head.n_tokens) return _mm256_mul_ps(_mm256_loadu_ps(head.weight + t), scale);
+  const __m256i place =
+      _mm256_add_epi32(_mm256_set1_epi32(t), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i some = _mm256_cmpgt_epi32(_mm256_set1_epi32(head.n_tokens), place);
+  return _mm256_mul_ps(_mm256_maskload_ps(head.weight + t, some), scale);
+}
+
+// Four chains, so that heads do not wait for each other's latencies.
+PHASOR_INLINE float LargestProduct(const HeadWeights& head, const RowScales& rows) {
+  __m256 largest[4];
+  PHASOR_UNROLL for (__m256& l : largest) l = _mm256_setzero_ps();
+  for (int t = 0; t < head.n_tokens; t += 32) {
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
+      largest[j] = _mm256_max_ps(largest[j], LoadProducts(head, rows, t + 8 * j));
+    }
+  }
+  return Largest(
+      _mm256_max_ps(_mm256_max_ps(largest[0], largest[1]), _mm256_max_ps(largest[2], largest[3])));
+}
+
+PHASOR_INLINE float SumOfSquares(const HeadWeights& head, const RowScales& rows) {
+  __m256 sum[4];
+  PHASOR_UNROLL for (__m256& s : sum) s = _mm256_setzero_ps();
+  for (int t = 0; t < head.n_tokens; t += 32) {
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
+      const __m256 p = LoadProducts(head, rows, t + 8 * j);
+      sum[j] = _mm256_fmadd_ps(p, p, sum[j]);
+    }
+  }
+  const __m256 all = _mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3]));
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+// byte[t] = products / largest * 255, up or down by their thresholds.
+PHASOR_INLINE void RoundToBytes(const HeadWeights& head, const RowScales& rows, float largest,
+                                uint8_t* byte) {
+  const __m256 inverse = _mm256_set1_ps(kByteWeightLevels / largest);
+  for (int t = 0; t < kPageTokens; t += 32) {
+    __m256i q[4];
+    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
+      const int at = t + 8 * j;
+      q[j] = _mm256_cvttps_epi32(_mm256_fmadd_ps(LoadProducts(head, rows, at), inverse,
+                                                 _mm256_loadu_ps(head.threshold + at)));
+    }
+    _mm256_store_si256(reinterpret_cast<__m256i*>(byte + t), PackBytes(q));
+  }
+}
+
+// The same in two planes: whole units, and what is left in 1/kRestLevels of them.
+void SplitToBytes(const HeadWeights& head, const RowScales& rows, float largest, uint8_t* whole_T,
+                  uint8_t* rest_T) {
+  const __m256 inverse = _mm256_set1_ps(kByteWeightLevels / largest);
+  const __m256 fine = _mm256_mul_ps(inverse, _mm256_set1_ps(kRestLevels));
+  const __m256 step = _mm256_set1_ps(largest / kByteWeightLevels);
+  for (int t = 0; t < kPageTokens; t += 32) {
+    __m256i whole[4], left[4];
+    for (int j = 0; j < 4; ++j) {
+      const int at = t + 8 * j;
+      const __m256 p = LoadProducts(head, rows, at);
+      whole[j] =
+          _mm256_min_epi32(_mm256_cvttps_epi32(_mm256_mul_ps(p, inverse)), _mm256_set1_epi32(255));
+      const __m256 rest = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(whole[j]), step, p);
+      left[j] = _mm256_min_epi32(
+          _mm256_cvttps_epi32(_mm256_fmadd_ps(rest, fine, _mm256_loadu_ps(head.threshold + at))),
+          _mm256_set1_epi32(kRestLevels));
+    }
+    _mm256_store_si256(reinterpret_cast<__m256i*>(whole_T + t), PackBytes(whole));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(rest_T + t), PackBytes(left));
+  }
+}
+
+// Rounds the weights of heads [first, end).
+PHASOR_INLINE void RoundHeads(const IntAccumulateArgs& a, const RowScales& rows,
+                              const uint16_t* scales, int n_tokens, int first, int end,
+                              ByteRows* out) {
+  float top[kMaxHeads];
+  int n_rests = 0, rest_of[kMaxHeads];
+  out->n = 0;
+  for (int h = first; h < end; ++h) {
+    const HeadWeights head = {a.weight_GT + h * kPageTokens, Thresholds(scales, h), n_tokens};
+    const float largest = LargestProduct(head, rows);
+    if (!(largest >= kSmallestWeight)) continue;
+    const int i = out->n++;
+    top[i] = largest;
+    out->head[i] = h;
+    out->step[i] = largest / kByteWeightLevels;
+    if (MayNeedRest(largest, rows.largest) && NeedsRest(largest, SumOfSquares(head, rows))) {
+      rest_of[n_rests++] = i;
+    } else {
+      RoundToBytes(head, rows, largest, out->byte[i]);
+    }
+  }
+  for (int k = 0; k < n_rests; ++k) {
+    const int i = rest_of[k], j = out->n++, h = out->head[i];
+    out->head[j] = h;
+    out->step[j] = out->step[i] / kRestLevels;
+    SplitToBytes({a.weight_GT + h * kPageTokens, Thresholds(scales, h), n_tokens}, rows, top[i],
+                 out->byte[i], out->byte[j]);
+  }
+}
+
+// A 16-bit sum takes two weights times levels a step; kSteps steps are a tile. With the largest of
+// all rows [first, first + n) in place of each row's own the plan serves all of them.
+template <int kSteps>
+void PlanSpans(const ByteRows& bytes, int first, int n, int n_tokens, int largest_level,
+               SpanPlan* plan) {
+  __m256i most[kPageTokens / 32];  // word 2 s + k: tokens 4 s + 2 k and 4 s + 2 k + 1
+  PHASOR_UNROLL for (__m256i& m : most) m = _mm256_setzero_si256();
+  for (int i = first; i < first + n; ++i) {
+    PHASOR_UNROLL for (int v = 0; v < kPageTokens / 32; ++v) {
+      __m256i sum = _mm256_maddubs_epi16(Load256(bytes.byte[i] + 32 * v), _mm256_set1_epi8(1));
+      sum = _mm256_add_epi16(sum, _mm256_srli_epi64(sum, 32));
+      if (kSteps == 4) sum = _mm256_add_epi16(sum, _mm256_srli_si256(sum, 8));
+      most[v] = _mm256_max_epi16(most[v], sum);
+    }
+  }
+  alignas(32) uint16_t sum[kPageTokens / 2];
+  PHASOR_UNROLL for (int v = 0; v < kPageTokens / 32; ++v) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(sum + 16 * v), most[v]);
+  }
+  const int limit = 32767 / largest_level;
+  int run[2] = {limit + 1, limit + 1};  // the first tile begins a span
+  bool dense = false;
+  plan->n = 0;
+  for (int tile = 0; tile * 4 * kSteps < n_tokens; ++tile) {
+    const int a = sum[tile * 2 * kSteps], b = sum[tile * 2 * kSteps + 1];
+    run[0] += a;
+    run[1] += b;
+    if (!dense && run[0] <= limit && run[1] <= limit) {
+      ++plan->span[plan->n - 1].n_tiles;
+      continue;
+    }
+    dense = a > limit || b > limit;
+    plan->span[plan->n++] = {1, dense};
+    run[0] = a;
+    run[1] = b;
+  }
+}
+
+// out[l] += sum[l] * step for the channels that exist.
+PHASOR_INLINE void AddSums(__m256i sum, float step, int n_channels, float* out) {
+  const __m256 x = _mm256_cvtepi32_ps(sum), f = _mm256_set1_ps(step);
+  if (n_channels >= 8) {
+    _mm256_storeu_ps(out, _mm256_fmadd_ps(x, f, _mm256_loadu_ps(out)));
+    return;
+  }
+  const __m256i m =
+      _mm256_cmpgt_epi32(_mm256_set1_epi32(n_channels), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  _mm256_maskstore_ps(out, m, _mm256_fmadd_ps(x, f, _mm256_maskload_ps(out, m)));
+}
+
+// word[i] += two tokens' weights times levels each.
+template <int G>
+PHASOR_INLINE void AddStep(const uint8_t* byte, __m256i level, __m256i* word) {
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    const __m256i w = Broadcast4(byte + i * kPageTokens);
+    word[i] = _mm256_add_epi16(word[i], _mm256_maddubs_epi16(w, level));
+    // Keeps g++ from regrouping the sums of unrolled steps, which costs registers.
+    __asm__("" : "+x"(word[i]));
+  }
+}
+
+// The 16-bit sums move to 32 bits in memory: registers are for the former.
+template <int G>
+PHASOR_INLINE void MoveSums(__m256i* word, __m256i* sum) {
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    const __m256i wide = _mm256_madd_epi16(word[i], _mm256_set1_epi16(1));
+    _mm256_store_si256(sum + i, _mm256_add_epi32(_mm256_load_si256(sum + i), wide));
+    word[i] = _mm256_setzero_si256();
+  }
+}
+
+// n tiles for which 16-bit sums have room; kDense: steps for which they do.
+template <int BITS, int BOOK_BITS, int G, bool kDense>
+PHASOR_INLINE void AddTiles(const Table<BOOK_BITS>& table, const RowScales& rows,
+                            const std::byte* codes, std::size_t row_bytes, int half,
+                            const uint8_t* byte, int t, int n, __m256i* sum) {
+  using T = Tile<BITS>;
+  __m256i word[G];
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) word[i] = _mm256_setzero_si256();
+  for (; n > 0; --n, codes += row_bytes) {
+    T tile;
+    tile.Load(codes, half);
+    PHASOR_UNROLL for (int step = 0; step < T::kSteps; ++step, t += 4) {
+      const __m256i level = _mm256_sign_epi8(table.Lookup(tile.Codes(step), rows.SelectorOf(t)),
+                                             Broadcast4(rows.sign + t));
+      AddStep<G>(byte + t, level, word);
+      if (kDense) MoveSums<G>(word, sum);
+    }
+  }
+  if (!kDense) MoveSums<G>(word, sum);
+}
+
+// Eight channels, 3 or 4 bits, rows [first, first + G).
+template <int BITS, int BOOK_BITS, int G>
+__attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const RowScales& rows,
+                                               const ByteRows& bytes, int first,
+                                               const SpanPlan& plan, int channel) {
+  using T = Tile<BITS>;
+  const IntPageShape& shape = *a.shape;
+  const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
+  const std::byte* codes = a.page + shape.codes_at + channel / 16 * T::kBytes;
+  const int half = channel / 8 % 2;
+  const Table<BOOK_BITS> table(*shape.levels);
+  const uint8_t* byte = bytes.byte[first];
+  __m256i sum[G];
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) sum[i] = _mm256_setzero_si256();
+  __asm__ volatile("" : : "r"(sum) : "memory");  // they stay in memory
+  int t = 0;
+  for (int s = 0; s < plan.n; ++s) {
+    const int n = plan.span[s].n_tiles;
+    if (plan.span[s].dense) {
+      AddTiles<BITS, BOOK_BITS, G, true>(table, rows, codes, row_bytes, half, byte, t, n, sum);
+    } else {
+      AddTiles<BITS, BOOK_BITS, G, false>(table, rows, codes, row_bytes, half, byte, t, n, sum);
+    }
+    t += 4 * T::kSteps * n;
+    codes += row_bytes * static_cast<std::size_t>(n);
+  }
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    AddSums(sum[i], bytes.step[first + i], shape.head_dim - channel,
+            a.out_GD + bytes.head[first + i] * shape.head_dim + channel);
+  }
+}
+
+template <int BITS, int BOOK_BITS, int G = 1>
+void AccumulateRows(const IntAccumulateArgs& a, const RowScales& rows, const ByteRows& bytes,
+                    int first, int n, const SpanPlan& plan, int begin, int end) {
+  if constexpr (G < kMaxByteRows) {
+    if (n > G) {
+      return AccumulateRows<BITS, BOOK_BITS, G + 1>(a, rows, bytes, first, n, plan, begin, end);
+    }
+  }
+  for (int channel = begin; channel < end; channel += 8) {
+    AccumulateBytes<BITS, BOOK_BITS, G>(a, rows, bytes, first, plan, channel);
+  }
+}
+
+template <int BITS, int BOOK_BITS>
+void AccumulateByteCodes(const IntAccumulateArgs& a) {
+  const IntPageShape& shape = *a.shape;
+  const int largest_level = LargestLevel(*shape.levels);
+  RowScales rows;
+  ByteRows bytes;
+  SpanPlan plan;
+  for (int b = 0; b < shape.n_blocks; ++b) {
+    const auto* scales = reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens;
+    LoadScales<BOOK_BITS>(scales, &rows);
+    const int begin = b * shape.block;
+    const int end = b + 1 == shape.n_blocks ? shape.head_dim : begin + shape.block;
+    for (int head = 0; head < a.g; head += kMaxHeads) {
+      const int last = std::min(a.g, head + kMaxHeads);
+      if (a.n_tokens == kPageTokens) {  // nearly always: no masks
+        RoundHeads(a, rows, scales, kPageTokens, head, last, &bytes);
+      } else {
+        RoundHeads(a, rows, scales, a.n_tokens, head, last, &bytes);
+      }
+      const int n_parts = (bytes.n + kMaxByteRows - 1) / kMaxByteRows;
+      for (int part = 0; part < n_parts; ++part) {
+        const int first = bytes.n * part / n_parts, n = bytes.n * (part + 1) / n_parts - first;
+        PlanSpans<Tile<BITS>::kSteps>(bytes, first, n, a.n_tokens, largest_level, &plan);
+        AccumulateRows<BITS, BOOK_BITS>(a, rows, bytes, first, n, plan, begin, end);
+      }
+    }
+  }
+}
+
+// ---- 8 bits ----
+
+struct WordWeights {
+  alignas(32) int16_t w[kMaxWordHeads][kPageTokens];
+  float step[kMaxWordHeads];
+};
+
+// Returns whether any weight counts.
+PHASOR_INLINE bool RoundToWords(const HeadWeights& head, const RowScales& rows, int i,
+                                WordWeights* out) {
+  const float top = LargestProduct(head, rows);
+  out->step[i] = 0;
+  if (!(top >= kSmallestWeight)) {
+    __builtin_memset(out->w[i], 0, sizeof(out->w[i]));
+    return false;
+  }
+  const __m256 inverse = _mm256_set1_ps(kWeightLevels / top);
+  out->step[i] = top / kWeightLevels;
+  for (int t = 0; t < kPageTokens; t += 16) {
+    const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(LoadProducts(head, rows, t), inverse));
+    const __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(LoadProducts(head, rows, t + 8), inverse));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(out->w[i] + t),
+                       _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8));
+  }
+  return true;
+}
+
+// Eight channels.
+template <int G>
+void AccumulateWords(const IntAccumulateArgs& a, const WordWeights& w, int head, int channel) {
+  using T = Tile<8>;
+  const IntPageShape& shape = *a.shape;
+  const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
+  const std::byte* codes =
+      a.page + shape.codes_at + channel / 16 * T::kBytes + 32 * (channel / 8 % 2);
+  __m256i acc[G][2];
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+  for (int t = 0; t < a.n_tokens; codes += row_bytes) {
+    PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, t += 4) {
+      const __m256i low = _mm256_cvtepi8_epi16(Load128(codes + 64 * s));
+      const __m256i high = _mm256_cvtepi8_epi16(Load128(codes + 64 * s + 16));
+      PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+        const __m256i wi = Broadcast8(w.w[i] + t);
+        Add(_mm256_madd_epi16(low, wi), &acc[i][0]);
+        Add(_mm256_madd_epi16(high, wi), &acc[i][1]);
+      }
+    }
+  }
+  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+    AddSums(SumPairs(acc[i][0], acc[i][1]), w.step[i], shape.head_dim - channel,
+            a.out_GD + (head + i) * shape.head_dim + channel);
+  }
+}
+
+template <int G>
+void AccumulateWordHeads(const IntAccumulateArgs& a, const RowScales& rows, int block, int head) {
+  const IntPageShape& shape = *a.shape;
+  WordWeights w;
+  bool any = false;
+  for (int i = 0; i < G; ++i) {
+    const float* weight = a.weight_GT + (head + i) * kPageTokens;
+    any |= a.n_tokens == kPageTokens ? RoundToWords({weight, nullptr, kPageTokens}, rows, i, &w)
+                                     : RoundToWords({weight, nullptr, a.n_tokens}, rows, i, &w);
+  }
+  if (!any) return;
+  const int begin = block * shape.block;
+  const int end = block + 1 == shape.n_blocks ? shape.head_dim : begin + shape.block;
+  for (int channel = begin; channel < end; channel += 8) AccumulateWords<G>(a, w, head, channel);
+}
+
+void AccumulateWordCodes(const IntAccumulateArgs& a) {
+  RowScales rows;
+  for (int b = 0; b < a.shape->n_blocks; ++b) {
+    LoadScales<0>(reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens, &rows);
+    int head = 0;
+    for (; head + 4 <= a.g; head += 4) AccumulateWordHeads<4>(a, rows, b, head);
+    if (a.g - head == 3) AccumulateWordHeads<3>(a, rows, b, head);
+    if (a.g - head == 2) AccumulateWordHeads<2>(a, rows, b, head);
+    if (a.g - head == 1) AccumulateWordHeads<1>(a, rows, b, head);
+  }
+}
+
+}  // namespace
+
+void AccumulateIntAvx2(const IntAccumulateArgs& a) {
+  const int book_bits = a.shape->levels->book_bits;
+  if (a.shape->bits == 3) AccumulateByteCodes<3, 2>(a);
+  if (a.shape->bits == 4 && book_bits == 0) AccumulateByteCodes<4, 0>(a);
+  if (a.shape->bits == 4 && book_bits == 1) AccumulateByteCodes<4, 1>(a);
+  if (a.shape->bits == 8) AccumulateWordCodes(a);
+}
+
+}  // namespace phasor
+PHASOR_END_TARGET
+#endif
