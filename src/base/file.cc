@@ -124,6 +124,25 @@ Status WriteErrorStatus(const std::string& path, const char* action) {
   }
 }
 
+// Length of "<name>" in "<name>.tmp-<digits>-<16 hex digits>"; 0 for every other name, so that no
+// file of anybody else is taken for a temporary one.
+std::size_t TargetLength(std::string_view name) {
+  constexpr std::size_t kRandomDigits = 16;
+  const std::size_t mark = name.rfind(kTempMark);
+  if (mark == std::string_view::npos) return 0;
+  const std::string_view tail = name.substr(mark + sizeof(kTempMark) - 1);
+  const std::size_t dash = tail.find('-');
+  const auto all_of = [](std::string_view text, std::string_view allowed) {
+    return !text.empty() && text.find_first_not_of(allowed) == std::string_view::npos;
+  };
+  if (dash == std::string_view::npos || tail.size() - dash - 1 != kRandomDigits ||
+      !all_of(tail.substr(0, dash), "0123456789") ||
+      !all_of(tail.substr(dash + 1), "0123456789abcdef")) {
+    return 0;
+  }
+  return mark;
+}
+
 // A new, locked temporary file for `path`; -1 with errno set.
 int CreateLocked(const std::string& path, std::string* temp_path) {
   static std::atomic<uint64_t> counter{0};
@@ -167,13 +186,15 @@ void SyncFolder(const std::string& folder) {
   ::close(fd);
 }
 
-int RemoveLeftovers(const std::string& folder, const std::string& prefix) {
+int RemoveLeftovers(const std::string& folder,
+                    const std::function<bool(std::string_view name)>& is_target) {
   int n_removed = 0;
   std::error_code ec;
   for (std::filesystem::directory_iterator it(folder, ec), end; !ec && it != end;
        it.increment(ec)) {
     const std::string name = it->path().filename().string();
-    if (!name.starts_with(prefix) || name.find(kTempMark) == std::string::npos) continue;
+    const std::size_t stem = TargetLength(name);
+    if (stem == 0 || !is_target(std::string_view(name).substr(0, stem))) continue;
     const int fd = ::open(it->path().c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0) continue;
     struct stat st;
@@ -193,8 +214,8 @@ Result<AtomicFileWriter> AtomicFileWriter::Create(const std::string& path) {
     return InvalidArgument(path + ": expected a regular file or nothing to write to, found " +
                            KindOf(st.st_mode));
   }
-  const std::string folder = ParentFolder(path);
-  RemoveLeftovers(folder, std::filesystem::path(path).filename().string() + kTempMark);
+  const std::string own_name = std::filesystem::path(path).filename().string();
+  RemoveLeftovers(ParentFolder(path), [&](std::string_view name) { return name == own_name; });
   AtomicFileWriter w;
   w.path_ = path;
   const int fd = CreateLocked(path, &w.temp_path_);

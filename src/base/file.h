@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -70,9 +71,10 @@ class AtomicFileWriter {
   Status error_;  // of the first call that failed
 };
 
-// Removes the temporary files in `folder` that dead writers left and whose names begin with
-// `prefix`; returns how many. Those of live writers stay.
-int RemoveLeftovers(const std::string& folder, const std::string& prefix);
+// Removes the temporary files in `folder` that dead writers left of files whose names `is_target`
+// accepts; returns how many. Those of live writers stay.
+int RemoveLeftovers(const std::string& folder,
+                    const std::function<bool(std::string_view name)>& is_target);
 
 // The folder a path lies in: "." for a bare name.
 std::string ParentFolder(const std::string& path);

@@ -51,7 +51,7 @@ Status CheckRange(uint64_t value, uint64_t low, uint64_t high, const std::string
 
 Status CheckPosition(int64_t value, const std::string& field, const std::string& where) {
   if (value >= -kMaxPosition && value <= kMaxPosition) return Status::Ok();
-  return DataCorrupt(where + ": " + field + ": expected at most 2^61 either way, found " +
+  return DataCorrupt(where + ": " + field + ": expected at most 2^60 either way, found " +
                      std::to_string(value));
 }
 
@@ -213,16 +213,16 @@ std::vector<int64_t> SpanPositions(const SpanHeader& header) {
 
 Result<std::vector<SpanPiece>> PiecesAt(const SpanHeader& header, int64_t first_position) {
   if (first_position < 0 || first_position > kMaxPosition) {
-    return OutOfRange("offset: expected 0 to 2^61, found " + std::to_string(first_position));
+    return OutOfRange("offset: expected 0 to 2^60, found " + std::to_string(first_position));
   }
   const std::vector<int64_t> positions = SpanPositions(header);
-  // |positions| <= 2^62 and first_position <= 2^61: the difference fits.
+  // |positions| <= 2^61 and first_position <= 2^60: the difference fits.
   const int64_t delta = first_position - positions.front();
   for (int64_t p : positions) {
     int64_t moved = 0;
     if (__builtin_add_overflow(p, delta, &moved) || moved < 0 || moved > kMaxPosition) {
       return OutOfRange("offset " + std::to_string(first_position) +
-                        ": expected room for all tokens from position 0 to 2^61 / 65536, found one "
+                        ": expected room for all tokens from position 0 to 2^60 / 65536, found one "
                         "outside");
     }
   }
@@ -233,7 +233,7 @@ Result<std::vector<SpanPiece>> PiecesAt(const SpanHeader& header, int64_t first_
     if (__builtin_add_overflow(piece.shift, delta, &piece.shift) || piece.shift < -kMaxPosition ||
         piece.shift > kMaxPosition) {
       return OutOfRange("offset " + std::to_string(first_position) +
-                        ": expected a shift of at most 2^61, found more");
+                        ": expected a shift of at most 2^60, found more");
     }
   }
   return pieces;

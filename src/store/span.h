@@ -21,8 +21,9 @@
 namespace phasor {
 
 inline constexpr int64_t kPositionOne = 65536;  // one position
-// Bound of |position| and |shift|, so that no sum of two can overflow.
-inline constexpr int64_t kMaxPosition = int64_t{1} << 61;
+// Bound of |position| and |shift|, so that no sum of two and no difference of two sums can
+// overflow.
+inline constexpr int64_t kMaxPosition = int64_t{1} << 60;
 
 enum class SpanEncoding : uint32_t {
   kRows = 0,   // one row per token, in the row codec; only the rows in use are stored

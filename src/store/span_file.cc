@@ -228,7 +228,10 @@ Result<SpanFileInfo> ReadSpanFileInfo(const std::string& path) {
   return ReadSpanFileInfo(file.bytes(), path);
 }
 
-Status SpanFile::Check(std::span<const std::byte> bytes, const std::string& name) {
+namespace {
+
+// All that ReadSpanFileInfo checks, and the blocks.
+Result<SpanFileInfo> CheckAll(std::span<const std::byte> bytes, const std::string& name) {
   PHASOR_ASSIGN_OR_RETURN(SpanFileInfo info, ReadSpanFileInfo(bytes, name));
   for (std::size_t i = 0; i < info.block_hashes.size(); ++i) {
     const uint64_t begin = info.block_offsets[i], end = info.block_offsets[i + 1];
@@ -237,6 +240,15 @@ Status SpanFile::Check(std::span<const std::byte> bytes, const std::string& name
                          ": expected that of its bytes, found another");
     }
   }
+  return info;
+}
+
+}  // namespace
+
+Status SpanFile::Recheck() const { return CheckAll(bytes_, name_).status(); }
+
+Status SpanFile::Adopt(std::span<const std::byte> bytes, const std::string& name) {
+  PHASOR_ASSIGN_OR_RETURN(SpanFileInfo info, CheckAll(bytes, name));
   bytes_ = bytes;
   name_ = name;
   header_ = std::move(info.header);
@@ -249,7 +261,7 @@ Result<std::shared_ptr<const SpanFile>> SpanFile::Open(const std::string& path) 
   std::shared_ptr<SpanFile> file(new SpanFile());
   PHASOR_ASSIGN_OR_RETURN(file->file_, MappedFile::Open(path));
   PHASOR_RETURN_IF_ERROR(Populate(file->file_));
-  PHASOR_RETURN_IF_ERROR(file->Check(file->file_.bytes(), path));
+  PHASOR_RETURN_IF_ERROR(file->Adopt(file->file_.bytes(), path));
   return std::shared_ptr<const SpanFile>(std::move(file));
 }
 
@@ -257,7 +269,7 @@ Result<std::shared_ptr<const SpanFile>> SpanFile::FromImage(AlignedBuffer<std::b
                                                             const std::string& name) {
   std::shared_ptr<SpanFile> file(new SpanFile());
   file->image_ = std::move(image);
-  PHASOR_RETURN_IF_ERROR(file->Check({file->image_.data(), file->image_.size()}, name));
+  PHASOR_RETURN_IF_ERROR(file->Adopt({file->image_.data(), file->image_.size()}, name));
   return std::shared_ptr<const SpanFile>(std::move(file));
 }
 

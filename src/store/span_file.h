@@ -62,10 +62,12 @@ class SpanFile final : public SpanSource {
   Status CheckFits(const SpanFingerprint& expected) const {
     return CheckSameFingerprint(expected, header_.fingerprint, name_);
   }
+  // Checks all bytes again, as Open did.
+  Status Recheck() const;
 
  private:
   SpanFile() = default;
-  Status Check(std::span<const std::byte> bytes, const std::string& name);
+  Status Adopt(std::span<const std::byte> bytes, const std::string& name);
   void FindPages();
   std::span<const std::byte> Page(uint32_t block, uint32_t layer, uint32_t head, bool key) const;
 

@@ -1,6 +1,7 @@
 // Spans with random shapes and pages, for the tests of the store.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -70,6 +71,7 @@ class MemorySink final : public SpanSink {
   }
 };
 
+// Pages of up to max_page_bytes; a block of rows takes up to 128 * 256 bytes more per head.
 inline SpanFingerprint RandomFingerprint(Rng& rng, uint32_t max_layers, uint32_t max_heads,
                                          uint32_t max_page_bytes) {
   SpanFingerprint f;
@@ -123,6 +125,28 @@ inline MemorySpan RandomSpan(Rng& rng, SpanFingerprint fingerprint, uint32_t n_b
   s.span.left_context = LeftContext(left);
   for (uint64_t n = rng.Below(3); n > 0; --n) {
     s.span.attachments.push_back({"part " + std::to_string(n), std::string(rng.Below(99), '\xff')});
+  }
+  s.FillPages(rng);
+  return s;
+}
+
+// n_tokens random tokens at consecutive positions, as a model would leave them: full blocks of
+// codes, then a block of rows.
+inline MemorySpan ChunkSpan(Rng& rng, const SpanFingerprint& fingerprint, uint32_t n_tokens,
+                            const SpanContext& left_context) {
+  MemorySpan s;
+  s.span.fingerprint = fingerprint;
+  s.span.left_context = left_context;
+  for (uint32_t at = 0; at < n_tokens;) {
+    const uint32_t n = std::min(fingerprint.page_tokens, n_tokens - at);
+    SpanBlock& block = s.span.blocks.emplace_back();
+    block.encoding = n == fingerprint.page_tokens ? SpanEncoding::kCodes : SpanEncoding::kRows;
+    for (uint32_t i = 0; i < n; ++i) block.positions.push_back((at + i) * kPositionOne);
+    s.span.pieces.push_back({static_cast<uint32_t>(s.span.blocks.size() - 1), 0, n, 0});
+    at += n;
+  }
+  for (uint32_t i = 0; i < n_tokens; ++i) {
+    s.span.tokens.push_back(static_cast<int32_t>(rng.Below(50000)));
   }
   s.FillPages(rng);
   return s;
