@@ -2,7 +2,7 @@
 //
 // An entry has two hashes, both XXH3-128. *content*: fingerprint, token ids and the distances of
 // the tokens' positions. *context*: the same and what the model had read before. A hit is
-//   exact        the context is equal: the pages are those the model would compute again;
+//   exact        the context is equal: the model computed these pages for this very text;
 //   approximate  only the content is equal: above the first layer the stored keys and values
 //   remember
 //                another text to the left. Given out only when it was asked for, and never as

@@ -1,6 +1,7 @@
 #include "store/span.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -60,6 +61,8 @@ Status ValidateFingerprint(const SpanFingerprint& f, const std::string& where) {
   PHASOR_RETURN_IF_ERROR(CheckRange(f.n_layers, 1, kMaxCount, "layers", where));
   PHASOR_RETURN_IF_ERROR(CheckRange(f.n_kv_heads, 1, kMaxCount, "KV heads", where));
   PHASOR_RETURN_IF_ERROR(CheckRange(f.head_dim, 1, kMaxCount, "head size", where));
+  PHASOR_RETURN_IF_ERROR(CheckRange(f.n_rot, 0, f.head_dim, "rotated dimensions", where));
+  PHASOR_RETURN_IF_ERROR(CheckRange(f.n_rot % 2, 0, 0, "rotated dimensions modulo 2", where));
   PHASOR_RETURN_IF_ERROR(
       CheckRange(f.page_tokens, 1, kMaxPageTokens, "tokens of a full block", where));
   PHASOR_RETURN_IF_ERROR(CheckRange(f.layers.size(), f.n_layers, f.n_layers, "codecs", where));
@@ -96,6 +99,15 @@ Status ValidateBlock(const SpanBlock& block, std::size_t index, uint32_t page_to
   return Status::Ok();
 }
 
+Status ValidateSchedule(const SpanSchedule& schedule, uint64_t n_pairs, const std::string& where) {
+  PHASOR_RETURN_IF_ERROR(
+      CheckRange(schedule.step_P.size(), n_pairs, n_pairs, "steps of a schedule", where));
+  const float factor = schedule.attention_factor;
+  if (std::isfinite(factor) && factor > 0) return Status::Ok();
+  return DataCorrupt(where + ": attention factor: expected a number above 0, found " +
+                     std::to_string(factor));
+}
+
 // Pieces lie inside their blocks, use every block, and have as many rows as there are tokens.
 Status ValidatePieces(const SpanHeader& header, const std::string& where) {
   std::vector<bool> used(header.blocks.size(), false);
@@ -113,7 +125,15 @@ Status ValidatePieces(const SpanHeader& header, const std::string& where) {
         CheckRange(piece.first_row, 0, n_tokens - 1, field + ": first row", where));
     PHASOR_RETURN_IF_ERROR(
         CheckRange(piece.n_rows, 1, n_tokens - piece.first_row, field + ": rows", where));
+    PHASOR_RETURN_IF_ERROR(
+        CheckRange(piece.schedule, 0, header.schedules.size() - 1, field + ": schedule", where));
+    PHASOR_RETURN_IF_ERROR(CheckRange(piece.group, 0, 1, field + ": group", where));
+    PHASOR_RETURN_IF_ERROR(CheckRange(piece.flags, 0, kSpanAllFlags, field + ": flags", where));
     PHASOR_RETURN_IF_ERROR(CheckPosition(piece.shift, field + ": shift", where));
+    if ((piece.flags & kSpanStale) != 0 && header.left_context.known) {
+      return DataCorrupt(where + ": " + field +
+                         ": expected no stale text after a known left context, found some");
+    }
     used[piece.block] = true;
     n_rows += piece.n_rows;
   }
@@ -136,6 +156,7 @@ Status CheckSameFingerprint(const SpanFingerprint& expected, const SpanFingerpri
   fields.Check("layers", expected.n_layers, found.n_layers);
   fields.Check("KV heads", expected.n_kv_heads, found.n_kv_heads);
   fields.Check("head size", expected.head_dim, found.head_dim);
+  fields.Check("rotated dimensions", expected.n_rot, found.n_rot);
   fields.Check("tokens of a full block", expected.page_tokens, found.page_tokens);
   fields.Check("RoPE schedule", expected.rope_schedule, found.rope_schedule);
   fields.Check("RoPE frequencies (hash)", expected.rope_hash, found.rope_hash);
@@ -184,6 +205,12 @@ Status ValidateSpanHeader(const SpanHeader& header, const std::string& where) {
       CheckRange(header.pieces.size(), 1, header.tokens.size(), "pieces", where));
   PHASOR_RETURN_IF_ERROR(
       CheckRange(header.blocks.size(), 1, header.pieces.size(), "blocks", where));
+  PHASOR_RETURN_IF_ERROR(CheckPosition(header.end_position, "end", where));
+  PHASOR_RETURN_IF_ERROR(
+      CheckRange(header.schedules.size(), 1, header.pieces.size(), "schedules", where));
+  for (const SpanSchedule& schedule : header.schedules) {
+    PHASOR_RETURN_IF_ERROR(ValidateSchedule(schedule, header.fingerprint.n_rot / 2, where));
+  }
   for (std::size_t i = 0; i < header.blocks.size(); ++i) {
     PHASOR_RETURN_IF_ERROR(
         ValidateBlock(header.blocks[i], i, header.fingerprint.page_tokens, where));

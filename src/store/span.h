@@ -49,6 +49,7 @@ struct SpanFingerprint {
   std::string model_hash;
   std::string tokenizer_hash;
   uint32_t n_layers = 0, n_kv_heads = 0, head_dim = 0;
+  uint32_t n_rot = 0;         // dimensions of a head that RoPE turns, even
   uint32_t page_tokens = 0;   // tokens of a full block
   std::string rope_schedule;  // method and numbers, for people
   uint64_t rope_hash = 0;     // of the phase table, the pairing and the attention factor
@@ -77,10 +78,28 @@ struct SpanBlock {
   bool operator==(const SpanBlock&) const = default;
 };
 
+// How keys were turned: the numbers of a phase table (contracts/position_method.h). A span may mix
+// schedules when that of its session changed on the way.
+struct SpanSchedule {
+  float attention_factor = 1.0f;  // finite, above 0
+  std::vector<uint64_t> step_P;   // turns * 2^64 per position [n_rot / 2]
+  bool operator==(const SpanSchedule&) const = default;
+};
+
+enum SpanPieceFlags : uint32_t {
+  kSpanSink = 1,    // first tokens of a text, which stay rows
+  kSpanPinned = 2,  // protected from edits in the sequence it comes from
+  kSpanStale = 4,   // encoded after another left context than the one it has in this span
+  kSpanAllFlags = 7,
+};
+
 struct SpanPiece {
   uint32_t block = 0;      // index into SpanHeader::blocks
   uint32_t first_row = 0;  // within the block
   uint32_t n_rows = 0;     // at least 1
+  uint32_t schedule = 0;   // index into SpanHeader::schedules
+  uint32_t group = 0;      // attention group, 0 or 1
+  uint32_t flags = 0;      // SpanPieceFlags
   int64_t shift = 0;       // added to the positions of the block
   bool operator==(const SpanPiece&) const = default;
 };
@@ -88,7 +107,8 @@ struct SpanPiece {
 // What the model had read before the span. Keys and values above the first layer depend on it, so
 // it decides whether a stored span is exact.
 struct SpanContext {
-  bool known = false;     // false: the span was edited, or nobody kept track; never exact
+  // False: the span was edited (a piece is stale), or nobody kept track; it is never exact.
+  bool known = false;
   uint64_t n_tokens = 0;  // of the context; 0 when not known
   Hash128 hash;           // zero when not known
   bool operator==(const SpanContext&) const = default;
@@ -107,8 +127,10 @@ struct SpanAttachment {
 struct SpanHeader {
   SpanFingerprint fingerprint;
   SpanContext left_context;
-  std::vector<int32_t> tokens;    // one per row of the pieces, in order
-  std::vector<SpanBlock> blocks;  // each used by a piece
+  std::vector<int32_t> tokens;          // one per row of the pieces, in order
+  int64_t end_position = 0;             // behind the last token, where the text after it goes on
+  std::vector<SpanSchedule> schedules;  // at least 1
+  std::vector<SpanBlock> blocks;        // each used by a piece
   std::vector<SpanPiece> pieces;
   std::vector<SpanAttachment> attachments;
   bool operator==(const SpanHeader&) const = default;

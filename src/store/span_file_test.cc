@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -208,6 +209,7 @@ TEST(SpanFile, AForeignFingerprintIsRefusedByTheNameOfTheField) {
       {"layers", [](auto& f) { f.n_layers += 1; }},
       {"KV heads", [](auto& f) { f.n_kv_heads += 1; }},
       {"head size", [](auto& f) { f.head_dim *= 2; }},
+      {"rotated dimensions", [](auto& f) { f.n_rot += 2; }},
       {"tokens of a full block", [](auto& f) { f.page_tokens += 1; }},
       {"RoPE schedule", [](auto& f) { f.rope_schedule = "yarn, factor 4"; }},
       {"RoPE frequencies (hash)", [](auto& f) { f.rope_hash ^= 1; }},
@@ -252,12 +254,25 @@ TEST(SpanFile, HeadersThatContradictThemselvesAreNeitherWrittenNorRead) {
       [](SpanHeader& h) { h.fingerprint.layers.pop_back(); },
       [](SpanHeader& h) { h.fingerprint.model_hash = "a\nb"; },
       [](SpanHeader& h) { h.fingerprint.rope_schedule = std::string(kMaxSpanString + 1, 'a'); },
-      [](SpanHeader& h) { h.left_context.known = false; },
+      [](SpanHeader& h) { h.left_context = {.known = false, .n_tokens = 1, .hash = {}}; },
+      [](SpanHeader& h) {
+        h.left_context = LeftContext({});
+        h.pieces[0].flags |= kSpanStale;
+      },
+      [](SpanHeader& h) { h.pieces[0].schedule = 2; },
+      [](SpanHeader& h) { h.pieces[0].group = 2; },
+      [](SpanHeader& h) { h.pieces[0].flags = kSpanAllFlags + 1; },
+      [](SpanHeader& h) { h.schedules.clear(); },
+      [](SpanHeader& h) { h.schedules[0].attention_factor = std::nanf(""); },
+      [](SpanHeader& h) { h.schedules[1].step_P.push_back(1); },
+      [](SpanHeader& h) { h.end_position = INT64_MAX; },
+      [](SpanHeader& h) { h.fingerprint.n_rot = h.fingerprint.head_dim + 2; },
+      [](SpanHeader& h) { h.fingerprint.n_rot |= 1; },
       [](SpanHeader& h) {
         h.attachments = {{"a", ""}, {"a", "b"}};
       },
       [](SpanHeader& h) {  // a block that no piece uses
-        for (SpanPiece& p : h.pieces) p = {0, 0, 1, 0};
+        for (SpanPiece& p : h.pieces) p = SpanPiece{.n_rows = 1};
         h.tokens.resize(h.pieces.size());
       },
   };
@@ -295,7 +310,7 @@ TEST(SpanFile, PlacingASpanMovesItsShiftsAndRefusesOffsetsWithoutRoom) {
   // The first token has room and the last has none.
   SpanHeader two = header;
   two.blocks = {{SpanEncoding::kRows, {0, kPositionOne}}};
-  two.pieces = {{0, 0, 2, 0}};
+  two.pieces = {SpanPiece{.n_rows = 2}};
   two.tokens = {1, 2};
   EXPECT_TRUE(PiecesAt(two, kMaxPosition - kPositionOne).ok());
   EXPECT_EQ(PiecesAt(two, kMaxPosition).status().code(), StatusCode::kOutOfRange);

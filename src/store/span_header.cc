@@ -104,6 +104,7 @@ SpanFingerprint ReadFingerprint(FieldReader& in) {
   f.n_layers = in.Number<uint32_t>("layers");
   f.n_kv_heads = in.Number<uint32_t>("KV heads");
   f.head_dim = in.Number<uint32_t>("head size");
+  f.n_rot = in.Number<uint32_t>("rotated dimensions");
   f.page_tokens = in.Number<uint32_t>("tokens of a full block");
   f.rope_schedule = in.String("RoPE schedule");
   f.rope_hash = in.Number<uint64_t>("RoPE frequencies (hash)");
@@ -133,7 +134,7 @@ void AppendFingerprint(const SpanFingerprint& f, std::vector<std::byte>* out) {
   FieldWriter w(out);
   w.String(f.model_hash);
   w.String(f.tokenizer_hash);
-  for (uint32_t n : {f.n_layers, f.n_kv_heads, f.head_dim, f.page_tokens}) w.Number(n);
+  for (uint32_t n : {f.n_layers, f.n_kv_heads, f.head_dim, f.n_rot, f.page_tokens}) w.Number(n);
   w.String(f.rope_schedule);
   w.Number(f.rope_hash);
   w.String(f.key_row_codec);
@@ -162,6 +163,12 @@ std::vector<std::byte> EncodeSpanHeader(const SpanHeader& header,
   w.Raw(header.left_context.hash.bytes.data(), header.left_context.hash.bytes.size());
   w.Number(uint64_t{header.tokens.size()});
   w.Numbers(header.tokens);
+  w.Number(header.end_position);
+  w.Number(uint64_t{header.schedules.size()});
+  for (const SpanSchedule& schedule : header.schedules) {
+    w.Number(schedule.attention_factor);
+    w.Numbers(schedule.step_P);
+  }
   for (const SpanBlock& block : header.blocks) {
     w.Number(static_cast<uint32_t>(block.encoding));
     w.Number(block.n_tokens());
@@ -169,7 +176,10 @@ std::vector<std::byte> EncodeSpanHeader(const SpanHeader& header,
   }
   w.Number(uint64_t{header.pieces.size()});
   for (const SpanPiece& piece : header.pieces) {
-    for (uint32_t n : {piece.block, piece.first_row, piece.n_rows}) w.Number(n);
+    for (uint32_t n :
+         {piece.block, piece.first_row, piece.n_rows, piece.schedule, piece.group, piece.flags}) {
+      w.Number(n);
+    }
     w.Number(piece.shift);
   }
   w.Number(uint64_t{header.attachments.size()});
@@ -184,7 +194,7 @@ std::vector<std::byte> EncodeSpanHeader(const SpanHeader& header,
 
 Result<DecodedSpanHeader> DecodeSpanHeader(std::span<const std::byte> bytes,
                                            const std::string& where) {
-  constexpr uint64_t kMinBlockBytes = 8 + 4 + 4 + 8, kPieceBytes = 20, kMinAttachmentBytes = 12;
+  constexpr uint64_t kMinBlockBytes = 8 + 4 + 4 + 8, kPieceBytes = 32, kMinAttachmentBytes = 12;
   FieldReader in(bytes, where);
   DecodedSpanHeader out;
   SpanHeader& h = out.header;
@@ -197,6 +207,12 @@ Result<DecodedSpanHeader> DecodeSpanHeader(std::span<const std::byte> bytes,
   h.left_context.n_tokens = in.Number<uint64_t>("left context: tokens");
   for (uint8_t& b : h.left_context.hash.bytes) b = in.Number<uint8_t>("left context: hash");
   h.tokens = in.Numbers<int32_t>(in.Count(sizeof(int32_t), "tokens"), "tokens");
+  h.end_position = in.Number<int64_t>("end");
+  h.schedules.resize(in.Count(sizeof(float) + uint64_t{h.fingerprint.n_rot / 2} * 8, "schedules"));
+  for (SpanSchedule& schedule : h.schedules) {
+    schedule.attention_factor = in.Number<float>("attention factor");
+    schedule.step_P = in.Numbers<uint64_t>(h.fingerprint.n_rot / 2, "steps of a schedule");
+  }
   if (in.status().ok()) h.blocks.resize(n_blocks);
   for (SpanBlock& block : h.blocks) {
     block.encoding = static_cast<SpanEncoding>(in.Number<uint32_t>("encoding"));
@@ -207,6 +223,9 @@ Result<DecodedSpanHeader> DecodeSpanHeader(std::span<const std::byte> bytes,
     piece.block = in.Number<uint32_t>("piece");
     piece.first_row = in.Number<uint32_t>("piece");
     piece.n_rows = in.Number<uint32_t>("piece");
+    piece.schedule = in.Number<uint32_t>("piece");
+    piece.group = in.Number<uint32_t>("piece");
+    piece.flags = in.Number<uint32_t>("piece");
     piece.shift = in.Number<int64_t>("piece");
   }
   h.attachments.resize(in.Count(kMinAttachmentBytes, "attachments"));

@@ -80,6 +80,7 @@ inline SpanFingerprint RandomFingerprint(Rng& rng, uint32_t max_layers, uint32_t
   f.n_layers = static_cast<uint32_t>(1 + rng.Below(max_layers));
   f.n_kv_heads = static_cast<uint32_t>(1 + rng.Below(max_heads));
   f.head_dim = static_cast<uint32_t>(8 * (1 + rng.Below(16)));
+  f.n_rot = static_cast<uint32_t>(2 * rng.Below(f.head_dim / 2 + 1));
   f.page_tokens = static_cast<uint32_t>(1 + rng.Below(128));
   f.rope_schedule = "rope, base 10000";
   f.rope_hash = rng.NextU64();
@@ -95,6 +96,13 @@ inline SpanFingerprint RandomFingerprint(Rng& rng, uint32_t max_layers, uint32_t
   return f;
 }
 
+inline SpanSchedule RandomSchedule(Rng& rng, const SpanFingerprint& fingerprint) {
+  SpanSchedule schedule;
+  schedule.attention_factor = static_cast<float>(0.5 + rng.Uniform());
+  for (uint32_t j = 0; j < fingerprint.n_rot / 2; ++j) schedule.step_P.push_back(rng.NextU64());
+  return schedule;
+}
+
 // n_blocks blocks of either encoding; pieces take parts of them in any order, some more than once.
 inline MemorySpan RandomSpan(Rng& rng, SpanFingerprint fingerprint, uint32_t n_blocks) {
   MemorySpan s;
@@ -108,7 +116,11 @@ inline MemorySpan RandomSpan(Rng& rng, SpanFingerprint fingerprint, uint32_t n_b
       position += kPositionOne;
     }
   }
+  s.span.end_position = position + 5 * kPositionOne;
+  s.span.schedules.push_back(RandomSchedule(rng, s.span.fingerprint));
+  if (n_blocks > 1) s.span.schedules.push_back(RandomSchedule(rng, s.span.fingerprint));
   const uint32_t n_pieces = n_blocks + static_cast<uint32_t>(rng.Below(3));
+  bool any_stale = false;
   for (uint32_t i = 0; i < n_pieces; ++i) {
     SpanPiece piece;
     piece.block = i < n_blocks ? i : static_cast<uint32_t>(rng.Below(n_blocks));
@@ -116,13 +128,17 @@ inline MemorySpan RandomSpan(Rng& rng, SpanFingerprint fingerprint, uint32_t n_b
     piece.first_row = static_cast<uint32_t>(rng.Below(n));
     piece.n_rows = static_cast<uint32_t>(1 + rng.Below(n - piece.first_row));
     piece.shift = static_cast<int64_t>(rng.Below(1000)) * kPositionOne;
+    piece.schedule = static_cast<uint32_t>(rng.Below(s.span.schedules.size()));
+    piece.group = static_cast<uint32_t>(rng.Below(2));
+    piece.flags = static_cast<uint32_t>(rng.Below(kSpanAllFlags + 1));
+    any_stale = any_stale || (piece.flags & kSpanStale) != 0;
     for (uint32_t r = 0; r < piece.n_rows; ++r) {
       s.span.tokens.push_back(static_cast<int32_t>(rng.Below(50000)));
     }
     s.span.pieces.push_back(piece);
   }
   const std::vector<int32_t> left(rng.Below(20), 7);
-  s.span.left_context = LeftContext(left);
+  if (!any_stale) s.span.left_context = LeftContext(left);
   for (uint64_t n = rng.Below(3); n > 0; --n) {
     s.span.attachments.push_back({"part " + std::to_string(n), std::string(rng.Below(99), '\xff')});
   }
@@ -137,12 +153,17 @@ inline MemorySpan ChunkSpan(Rng& rng, const SpanFingerprint& fingerprint, uint32
   MemorySpan s;
   s.span.fingerprint = fingerprint;
   s.span.left_context = left_context;
+  s.span.end_position = n_tokens * kPositionOne;
+  s.span.schedules = {
+      {.attention_factor = 1, .step_P = std::vector<uint64_t>(fingerprint.n_rot / 2)}};
   for (uint32_t at = 0; at < n_tokens;) {
     const uint32_t n = std::min(fingerprint.page_tokens, n_tokens - at);
     SpanBlock& block = s.span.blocks.emplace_back();
     block.encoding = n == fingerprint.page_tokens ? SpanEncoding::kCodes : SpanEncoding::kRows;
     for (uint32_t i = 0; i < n; ++i) block.positions.push_back((at + i) * kPositionOne);
-    s.span.pieces.push_back({static_cast<uint32_t>(s.span.blocks.size() - 1), 0, n, 0});
+    SpanPiece& piece = s.span.pieces.emplace_back();
+    piece.block = static_cast<uint32_t>(s.span.blocks.size() - 1);
+    piece.n_rows = n;
     at += n;
   }
   for (uint32_t i = 0; i < n_tokens; ++i) {
