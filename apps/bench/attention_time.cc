@@ -130,14 +130,10 @@ Status Fill(int64_t n_pages, const Rows& rows, ThreadPool& pool, KvCache* cache)
     if (Interrupted()) return Stopped();
     const bool last = page + kChunkPages > n_pages;
     const int whole = static_cast<int>(last ? n_pages - page : kChunkPages);
-    auto append = [&](int n_tokens, bool freeze) {
+    auto append = [&](int n_tokens) {
       pool.ParallelFor(n_all, 1, [&](int64_t begin, int64_t end) {
         for (int64_t h = begin; h < end; ++h) {
           const int layer = static_cast<int>(h) / n_heads, head = static_cast<int>(h) % n_heads;
-          if (freeze) {
-            cache->FreezeHead(layer, head, n_tokens / kPageTokens);
-            continue;
-          }
           const std::ptrdiff_t at = (page + h) % kDistinctPages * kPageTokens * D;
           const std::ptrdiff_t n = static_cast<std::ptrdiff_t>(n_tokens) * D;
           std::vector<float> k(rows.key.begin() + at, rows.key.begin() + at + n);
@@ -149,14 +145,13 @@ Status Fill(int64_t n_pages, const Rows& rows, ThreadPool& pool, KvCache* cache)
     if (whole > 0) {
       const int n = whole * kPageTokens;
       PHASOR_RETURN_IF_ERROR(cache->Reserve(n));
-      append(n, /*freeze=*/false);
+      append(n);
       cache->CommitAppend(n);
-      append(n, /*freeze=*/true);
-      cache->CommitFreeze(whole);
+      cache->Freeze(pool);
     }
     if (last) {
       PHASOR_RETURN_IF_ERROR(cache->Reserve(1));
-      append(1, /*freeze=*/false);
+      append(1);
     }
   }
   return Status::Ok();

@@ -83,15 +83,7 @@ Status AppendChunk(Session& session, const ChannelStats& keys, const ChannelStat
     }
   });
   cache.CommitAppend(n);
-  if (const int n_pages = cache.PagesToFreeze(); n_pages > 0) {
-    pool.ParallelFor(n_heads, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t h = begin; h < end; ++h) {
-        cache.FreezeHead(static_cast<int>(h / shape.n_kv_heads),
-                         static_cast<int>(h % shape.n_kv_heads), n_pages);
-      }
-    });
-    cache.CommitFreeze(n_pages);
-  }
+  cache.Freeze(pool);
   return Status::Ok();
 }
 

@@ -29,9 +29,16 @@ struct Partial {
   float* out;  // [g, D]
 };
 
-// Rotated and prepared queries of one KV head for the two key codecs in use.
+// Queries of one KV head, turned for one view of the keys and prepared for the two key codecs in
+// use.
 struct PreparedQueries {
+  AlignedBuffer<float> q_GD;
   AlignedBuffer<std::byte> pages, rows;
+};
+
+// Which of the two encodings the visible keys of a view are in.
+struct ViewUse {
+  bool pages = false, rows = false;
 };
 
 // Asks for the lines of the pages that come next, a few at a time between the steps of the present
@@ -119,8 +126,10 @@ void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
 }  // namespace
 
 struct AttentionScratch::Impl {
-  // Decode: per KV head prepared queries and segments, per (head, split) partial results.
+  // Decode: prepared queries per (KV head, view), segments per KV head, partial results per (head,
+  // split, group).
   std::vector<PreparedQueries> prepared;
+  std::vector<ViewUse> view_use;
   std::vector<std::vector<KvSegment>> segments;
   AlignedBuffer<float> partials;
   std::vector<AlignedBuffer<float>> scores;  // per thread
@@ -142,6 +151,7 @@ struct DecodeJob {
   const AttentionShape& shape;
   const KvCache& cache;
   int layer;
+  int query;        // which of the new tokens
   int64_t visible;  // tokens this query may see, itself included
   float* q_HD;
   float* out_HD;
@@ -149,41 +159,64 @@ struct DecodeJob {
   ThreadPool& pool;
 };
 
-void PrepareHead(const DecodeJob& job, int head) {
-  const int g = job.shape.n_heads / job.shape.n_kv_heads, D = job.shape.head_dim;
-  float* q_GD = job.q_HD + static_cast<int64_t>(head) * g * D;
-  const KvHeadCodecs& c = job.cache.codecs(job.layer, head);
-  if (c.key->HasRotation()) c.key->Rotate(q_GD, g);
-  Scale(job.shape.scale, static_cast<int64_t>(g) * D, q_GD);
-  PreparedQueries& prepared = job.s.prepared[head];
-  prepared.pages.Resize(c.key->PreparedQueryBytes(g));
-  prepared.rows.Resize(c.key_rows->PreparedQueryBytes(g));
-  c.key->PrepareQuery(q_GD, g, prepared.pages.data());
-  c.key_rows->PrepareQuery(q_GD, g, prepared.rows.data());
+PreparedQueries& Prepared(const DecodeJob& job, int head, int view) {
+  return job.s.prepared[static_cast<std::size_t>(head) * job.cache.n_turns() + view];
 }
 
-// Runs segments [begin, end) of one head into a fresh partial result.
-void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores, const Partial& p) {
+int GroupCount(const KvCache& cache) { return cache.has_groups() ? 2 : 1; }
+
+void PrepareHead(const DecodeJob& job, int head) {
+  const int g = job.shape.n_heads / job.shape.n_kv_heads, D = job.shape.head_dim;
+  const int64_t size = static_cast<int64_t>(g) * D;
+  const KvHeadCodecs& c = job.cache.codecs(job.layer, head);
+  for (int view = 0; view < job.cache.n_turns(); ++view) {
+    const ViewUse use = job.s.view_use[view];
+    if (!use.pages && !use.rows) continue;
+    PreparedQueries& prepared = Prepared(job, head, view);
+    prepared.q_GD.Resize(size);
+    float* q_GD = prepared.q_GD.data();
+    std::copy_n(job.q_HD + head * size, size, q_GD);
+    const KvTurn& turn = job.cache.turn(view);
+    TurnQueries(job.cache, turn, job.query, q_GD, g);
+    if (c.key->HasRotation()) c.key->Rotate(q_GD, g);
+    Scale(job.shape.scale * turn.scale, size, q_GD);
+    if (use.pages) {
+      prepared.pages.Resize(c.key->PreparedQueryBytes(g));
+      c.key->PrepareQuery(q_GD, g, prepared.pages.data());
+    }
+    if (use.rows) {
+      prepared.rows.Resize(c.key_rows->PreparedQueryBytes(g));
+      c.key_rows->PrepareQuery(q_GD, g, prepared.rows.data());
+    }
+  }
+}
+
+// Runs segments [begin, end) of one head into fresh partial results, one a group.
+void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores,
+              const Partial* partials) {
   const int g = job.shape.n_heads / job.shape.n_kv_heads, D = job.shape.head_dim;
   const KvHeadCodecs& c = job.cache.codecs(job.layer, head);
-  std::fill(p.max, p.max + g, -INFINITY);
-  std::fill(p.sum, p.sum + g, 0.0f);
-  std::fill(p.out, p.out + static_cast<int64_t>(g) * D, 0.0f);
+  for (int group = 0; group < GroupCount(job.cache); ++group) {
+    const Partial& p = partials[group];
+    std::fill(p.max, p.max + g, -INFINITY);
+    std::fill(p.sum, p.sum + g, 0.0f);
+    std::fill(p.out, p.out + static_cast<int64_t>(g) * D, 0.0f);
+  }
   const int64_t oldest = job.shape.sliding_window > 0
                              ? std::max<int64_t>(0, job.visible - job.shape.sliding_window)
                              : 0;
   const std::vector<KvSegment>& all = job.s.segments[head];
   for (int i = begin; i < end;) {
-    // Segments in the same encoding, as far as the query sees any of them.
+    // Segments in the same encoding and view, as far as the query sees any of them.
     Visible visible[kBatchPages];
     int n = 0;
     for (; n < kBatchPages && i + n < end; ++n) {
       const KvSegment& s = all[i + n];
-      if (s.key_codec != all[i].key_codec) break;
+      if (s.key_codec != all[i].key_codec || s.view != all[i].view) break;
       const int last = static_cast<int>(std::min<int64_t>(s.n_tokens, job.visible - s.first_token));
       const int first = static_cast<int>(std::max<int64_t>(0, oldest - s.first_token));
       if (first >= last) break;
-      visible[n] = {first, last};
+      visible[n] = {s.first_row + first, s.first_row + last};
     }
     if (n == 0) {
       ++i;
@@ -192,31 +225,72 @@ void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores,
     const int n_next = std::min(kBatchPages, end - i - n);
     const std::span<const KvSegment> rest(all.data() + i, static_cast<std::size_t>(n + n_next));
     const bool is_row = all[i].key_codec == c.key_rows.get();
-    const PreparedQueries& q = job.s.prepared[head];
+    const PreparedQueries& q = Prepared(job, head, all[i].view);
     AttendSegments(rest.first(n), visible, rest.subspan(n), (is_row ? q.rows : q.pages).data(), g,
-                   D, scores, p);
+                   D, scores, partials[job.cache.turn(all[i].view).view.group]);
     i += n;
   }
 }
 
-void MergeHead(const DecodeJob& job, int head, int n_splits, const std::vector<Partial>& partials) {
+// Joins the partial results of one query head and one group: out [D] = the sum over splits, its
+// terms taken against the largest score; returns that and the sum of the terms.
+struct Merged {
+  float max = -INFINITY, sum = 0;
+};
+Merged MergeSplits(int i, int D, std::span<const Partial> splits, float* out) {
+  Merged m;
+  for (const Partial& p : splits) m.max = std::max(m.max, p.max[i]);
+  std::fill(out, out + D, 0.0f);
+  for (const Partial& p : splits) {
+    if (p.max[i] == -INFINITY) continue;
+    const float w = std::exp(p.max[i] - m.max);
+    m.sum += w * p.sum[i];
+    Axpy(w, p.out + static_cast<int64_t>(i) * D, D, out);
+  }
+  return m;
+}
+
+// partials: [n_groups][n_splits].
+void MergeHead(const DecodeJob& job, int head, int n_splits, std::span<const Partial> partials) {
   const int g = job.shape.n_heads / job.shape.n_kv_heads, D = job.shape.head_dim;
   float* out_GD = job.out_HD + static_cast<int64_t>(head) * g * D;
+  const auto n = static_cast<std::size_t>(n_splits);
+  std::vector<float> other(GroupCount(job.cache) > 1 ? D : 0);
   for (int i = 0; i < g; ++i) {
-    float max = -INFINITY, sum = 0;
-    for (int k = 0; k < n_splits; ++k) max = std::max(max, partials[k].max[i]);
     float* out = out_GD + static_cast<int64_t>(i) * D;
-    std::fill(out, out + D, 0.0f);
-    for (int k = 0; k < n_splits; ++k) {
-      if (partials[k].max[i] == -INFINITY) continue;
-      const float w = std::exp(partials[k].max[i] - max);
-      sum += w * partials[k].sum[i];
-      Axpy(w, partials[k].out + static_cast<int64_t>(i) * D, D, out);
+    const Merged plain = MergeSplits(i, D, partials.first(n), out);
+    if (other.empty()) {
+      Scale(1.0f / plain.sum, D, out);
+      continue;
     }
-    Scale(1.0f / sum, D, out);
+    const Merged apart = MergeSplits(i, D, partials.subspan(n), other.data());
+    const GroupWeights w =
+        WeighGroups(job.cache.group_scale(), {plain.max, plain.sum}, {apart.max, apart.sum});
+    Scale(w.plain, D, out);
+    Axpy(w.apart, other.data(), D, out);
   }
   const KvHeadCodecs& c = job.cache.codecs(job.layer, head);
   if (c.value->HasRotation()) c.value->Unrotate(out_GD, g);
+}
+
+// Segments of every head up to the query, and what has to be prepared for them.
+void FindSegments(const DecodeJob& job, int n_uncommitted) {
+  AttentionScratch::Impl& s = job.s;
+  const int n_kv = job.shape.n_kv_heads;
+  s.prepared.resize(static_cast<std::size_t>(n_kv) * job.cache.n_turns());
+  s.view_use.assign(job.cache.n_turns(), {});
+  s.segments.resize(n_kv);
+  for (int h = 0; h < n_kv; ++h) {
+    job.cache.Segments(job.layer, h, n_uncommitted, &s.segments[h]);
+    std::erase_if(s.segments[h],
+                  [&](const KvSegment& seg) { return seg.first_token >= job.visible; });
+  }
+  // All heads have the same ledger.
+  const KvCodec* rows = job.cache.codecs(job.layer, 0).key_rows.get();
+  for (const KvSegment& seg : s.segments[0]) {
+    ViewUse& use = s.view_use[seg.view];
+    (seg.key_codec == rows ? use.rows : use.pages) = true;
+  }
 }
 
 // One query token: heads and splits of the context form one list of work items.
@@ -224,23 +298,18 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   AttentionScratch::Impl& s = job.s;
   const int n_kv = job.shape.n_kv_heads, D = job.shape.head_dim;
   const int g = job.shape.n_heads / n_kv;
-  s.prepared.resize(n_kv);
-  s.segments.resize(n_kv);
   s.scores.resize(job.pool.size());
-  for (int h = 0; h < n_kv; ++h) {
-    job.cache.Segments(job.layer, h, n_uncommitted, &s.segments[h]);
-    std::erase_if(s.segments[h],
-                  [&](const KvSegment& seg) { return seg.first_token >= job.visible; });
-  }
+  FindSegments(job, n_uncommitted);
   const int n_segments = static_cast<int>(s.segments[0].size());
   // Enough items that threads finish together, none so small that merging costs more than scoring.
   int n_splits = std::max(1, job.pool.size() * 8 / n_kv);
   n_splits = std::min(n_splits, std::max(1, n_segments / kMinSegmentsPerSplit));
   const std::size_t per_item = static_cast<std::size_t>(g) * (D + 2);
-  s.partials.Resize(per_item * n_kv * n_splits);
-  auto partial = [&](int head, int split) {
-    float* base =
-        s.partials.data() + per_item * (static_cast<std::size_t>(head) * n_splits + split);
+  const int n_groups = GroupCount(job.cache);
+  s.partials.Resize(per_item * n_kv * n_splits * n_groups);
+  auto partial = [&](int head, int split, int group) {
+    const int item = (head * n_splits + split) * n_groups + group;
+    float* base = s.partials.data() + per_item * static_cast<std::size_t>(item);
     return Partial{base, base + g, base + 2 * g};
   };
   const int n_items = n_kv * n_splits;
@@ -258,12 +327,13 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
       const int head = i / n_splits, split = i % n_splits;
       const int begin = static_cast<int>(static_cast<int64_t>(n_segments) * split / n_splits);
       const int end = static_cast<int>(static_cast<int64_t>(n_segments) * (split + 1) / n_splits);
-      RunSplit(job, head, begin, end, scores.data(), partial(head, split));
+      const Partial parts[] = {partial(head, split, 0), partial(head, split, n_groups - 1)};
+      RunSplit(job, head, begin, end, scores.data(), parts);
     }
   });
-  std::vector<Partial> parts(n_splits);
+  std::vector<Partial> parts(static_cast<std::size_t>(n_splits) * n_groups);
   for (int h = 0; h < n_kv; ++h) {
-    for (int k = 0; k < n_splits; ++k) parts[k] = partial(h, k);
+    for (int i = 0; i < n_splits * n_groups; ++i) parts[i] = partial(h, i % n_splits, i / n_splits);
     MergeHead(job, h, n_splits, parts);
   }
 }
@@ -280,8 +350,8 @@ void AttendOnCodes(const AttentionShape& shape, const KvCache& cache, int layer,
   pool.RunSharing([&](int thread) {
     AttentionScratch::Impl::Alone& alone = *s.alone[thread];
     for (int t; (t = next.fetch_add(1)) < n_new;) {
-      AttendOne({shape, cache, layer, cache.n_tokens() + t + 1, q_THD + t * row, out_THD + t * row,
-                 *alone.scratch, alone.pool},
+      AttendOne({shape, cache, layer, t, cache.n_tokens() + t + 1, q_THD + t * row,
+                 out_THD + t * row, *alone.scratch, alone.pool},
                 n_new);
     }
   });
@@ -289,14 +359,32 @@ void AttendOnCodes(const AttentionShape& shape, const KvCache& cache, int layer,
 
 }  // namespace
 
+void TurnQueries(const KvCache& cache, const KvTurn& turn, int64_t query, float* q_GD, int g) {
+  if (turn.identity || cache.options().n_rot == 0) return;
+  const KvCacheOptions& o = cache.options();
+  const int P = o.n_rot / 2;
+  ApplyRope(q_GD, g, o.head_dim, o.n_rot, o.pairing, turn.CosAt(query, P), turn.SinAt(query, P));
+}
+
+GroupWeights WeighGroups(const KvGroupScale& scale, const GroupSum& plain, const GroupSum& apart) {
+  if (!(apart.sum > 0)) return {1.0f / plain.sum, 0.0f};
+  if (!(plain.sum > 0)) return {0.0f, 1.0f / apart.sum};
+  const float lse_plain = plain.max + std::log(plain.sum);
+  const float lse_apart = scale.scale * scale.temperature * (apart.max + std::log(apart.sum));
+  const float max = std::max(lse_plain, lse_apart);
+  const float w_plain = std::exp(lse_plain - max), w_apart = std::exp(lse_apart - max);
+  const float sum = w_plain + w_apart;
+  return {w_plain / (sum * plain.sum), w_apart / (sum * apart.sum)};
+}
+
 void Attend(const AttentionShape& shape, const KvCache& cache, int layer, int n_new, float* q_THD,
             float* out_THD, AttentionScratch& scratch, ThreadPool& pool) {
   PHASOR_CHECK(n_new >= 1 && shape.n_heads % shape.n_kv_heads == 0);
   const int64_t row = static_cast<int64_t>(shape.n_heads) * shape.head_dim;
   if (n_new <= kMaxDecodeQueries) {
     for (int t = 0; t < n_new; ++t) {
-      AttendOne({shape, cache, layer, cache.n_tokens() + t + 1, q_THD + t * row, out_THD + t * row,
-                 scratch.impl(), pool},
+      AttendOne({shape, cache, layer, t, cache.n_tokens() + t + 1, q_THD + t * row,
+                 out_THD + t * row, scratch.impl(), pool},
                 n_new);
     }
     return;

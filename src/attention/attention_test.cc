@@ -63,9 +63,7 @@ std::vector<float> Step(Scene& s, int n, uint64_t seed, ThreadPool& pool, Attent
   *q_out = q;
   Attend(s.shape, *s.cache, 0, n, q.data(), out.data(), scratch, pool);
   s.cache->CommitAppend(n);
-  const int pages = s.cache->PagesToFreeze();
-  for (int h = 0; h < n_kv; ++h) s.cache->FreezeHead(0, h, pages);
-  s.cache->CommitFreeze(pages);
+  s.cache->Freeze(pool);
   return out;
 }
 

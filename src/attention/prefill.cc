@@ -58,6 +58,7 @@ class BlockRunner {
     const int D = shape_.head_dim, g = shape_.n_heads / shape_.n_kv_heads;
     const int rows = block.n_queries * g;
     Gather(block, s, rows);
+    int view = -1;
     cache_.Segments(layer_, block.head, n_new_, &s.segments);
     const int64_t first_position = cache_.n_tokens() + block.first_query;
     const int64_t last_position = first_position + block.n_queries - 1;
@@ -67,25 +68,28 @@ class BlockRunner {
           segment.first_token + segment.n_tokens <= first_position - shape_.sliding_window + 1) {
         continue;
       }
-      segment.key_codec->DecodePage(segment.key_page, segment.n_tokens, s.k_TD.data());
-      segment.value_codec->DecodePage(segment.value_page, segment.n_tokens, s.v_TD.data());
+      if (segment.view != view) UseView(block, view = segment.view, rows, s);
+      PrefillScratch::Running& running = s.running[cache_.turn(view).view.group];
+      const int end_row = segment.first_row + segment.n_tokens;
+      segment.key_codec->DecodePage(segment.key_page, end_row, s.k_TD.data());
+      segment.value_codec->DecodePage(segment.value_page, end_row, s.v_TD.data());
       if (int16_) {
-        PackInt16Page(s.k_TD.data(), s.v_TD.data(), segment.n_tokens, D, &s.page);
-        RunSegmentInt16(segment, first_position, rows, g, s);
+        PackInt16Page(s.k_TD.data(), s.v_TD.data(), end_row, D, &s.page);
+        RunSegmentInt16(segment, first_position, rows, g, s.page, &running.block);
       } else {
-        RunSegment(segment, first_position, rows, g, s);
+        RunSegment(segment, first_position, rows, g, s, &running);
       }
     }
     Finish(block, s, rows, D, g);
   }
 
  private:
-  // Copies the block's queries to [n_queries * g, D], rotated and scaled.
+  // Copies the block's queries to [n_queries * g, D] and clears the running results.
   void Gather(const Block& block, PrefillScratch::PerThread& s, int rows) const {
     const int D = shape_.head_dim, g = shape_.n_heads / shape_.n_kv_heads;
     const std::size_t size = static_cast<std::size_t>(rows) * D;
+    s.gathered.Resize(size);
     s.q.Resize(size);
-    s.out.Resize(size);
     s.k_TD.Resize(static_cast<std::size_t>(kPageTokens) * D);
     s.v_TD.Resize(static_cast<std::size_t>(kPageTokens) * D);
     for (int t = 0; t < block.n_queries; ++t) {
@@ -93,25 +97,46 @@ class BlockRunner {
                              static_cast<int64_t>(block.head) * g) *
                                 D;
       std::copy_n(q, static_cast<std::size_t>(g) * D,
-                  s.q.data() + static_cast<std::size_t>(t) * g * D);
+                  s.gathered.data() + static_cast<std::size_t>(t) * g * D);
+    }
+    if (!int16_) {
+      s.k_DT.Resize(static_cast<std::size_t>(kPageTokens) * D);
+      s.scores.Resize(static_cast<std::size_t>(rows) * kPageTokens);
+    }
+    for (int group = 0; group < n_groups(); ++group) {
+      PrefillScratch::Running& running = s.running[group];
+      running.out.Resize(size);
+      if (int16_) {
+        StartInt16Block(rows, D, &running.block);
+        continue;
+      }
+      running.max.Resize(rows);
+      running.sum.Resize(rows);
+      std::fill_n(running.out.data(), size, 0.0f);
+      std::fill_n(running.max.data(), rows, -INFINITY);
+      std::fill_n(running.sum.data(), rows, 0.0f);
+    }
+  }
+
+  int n_groups() const { return cache_.has_groups() ? 2 : 1; }
+
+  // Queries turned for the keys of one view, in the codec's basis, scaled.
+  void UseView(const Block& block, int view, int rows, PrefillScratch::PerThread& s) const {
+    const int D = shape_.head_dim, g = shape_.n_heads / shape_.n_kv_heads;
+    const int64_t size = static_cast<int64_t>(rows) * D;
+    const KvTurn& turn = cache_.turn(view);
+    std::copy_n(s.gathered.data(), size, s.q.data());
+    for (int t = 0; !turn.identity && t < block.n_queries; ++t) {
+      TurnQueries(cache_, turn, block.first_query + t, s.q.data() + int64_t{t} * g * D, g);
     }
     const KvHeadCodecs& c = cache_.codecs(layer_, block.head);
     if (c.key->HasRotation()) c.key->Rotate(s.q.data(), rows);
-    Scale(shape_.scale, static_cast<int64_t>(size), s.q.data());
-    if (int16_) {
-      StartInt16Block(s.q.data(), rows, D, &s.block);
-      return;
-    }
-    s.max.Resize(rows);
-    s.sum.Resize(rows);
-    s.k_DT.Resize(static_cast<std::size_t>(kPageTokens) * D);
-    s.scores.Resize(static_cast<std::size_t>(rows) * kPageTokens);
-    std::fill_n(s.out.data(), size, 0.0f);
-    std::fill_n(s.max.data(), rows, -INFINITY);
-    std::fill_n(s.sum.data(), rows, 0.0f);
+    Scale(shape_.scale * turn.scale, size, s.q.data());
+    if (int16_) SetInt16Queries(s.q.data(), &s.running[turn.view.group].block);
   }
 
-  // Tokens of the segment that a query at `position` sees: [begin, end), empty when begin >= end.
+  // Rows of the segment's page that a query at `position` (its index in the text) sees: [begin,
+  // end), empty when begin >= end.
   struct Range {
     int begin, end;
   };
@@ -121,12 +146,13 @@ class BlockRunner {
     if (shape_.sliding_window > 0) {
       first = std::max<int64_t>(0, position - shape_.sliding_window + 1 - segment.first_token);
     }
-    return {static_cast<int>(std::min<int64_t>(first, kPageTokens)),
-            static_cast<int>(std::max<int64_t>(last, 0))};
+    const int64_t row = segment.first_row;
+    return {static_cast<int>(std::min<int64_t>(row + first, kPageTokens)),
+            static_cast<int>(row + std::max<int64_t>(last, 0))};
   }
 
   void RunSegmentInt16(const KvSegment& segment, int64_t first_position, int rows, int g,
-                       PrefillScratch::PerThread& s) const {
+                       const Int16Page& page, Int16Block* block) const {
     const int64_t first_row = std::max<int64_t>(0, segment.first_token - first_position) * g;
     int begin[kInt16GroupRows], end[kInt16GroupRows];
     for (int row = static_cast<int>(first_row / kInt16TileRows * kInt16TileRows); row < rows;
@@ -144,14 +170,14 @@ class BlockRunner {
         begin[i] = r.begin;
         end[i] = r.end;
       }
-      AttendInt16Rows(s.page, {row, n, first, last, all ? nullptr : begin, all ? nullptr : end},
-                      &s.block);
+      AttendInt16Rows(page, {row, n, first, last, all ? nullptr : begin, all ? nullptr : end},
+                      block);
     }
   }
 
   void RunSegment(const KvSegment& segment, int64_t first_position, int rows, int g,
-                  PrefillScratch::PerThread& s) const {
-    const int D = shape_.head_dim, n = segment.n_tokens;
+                  PrefillScratch::PerThread& s, PrefillScratch::Running* running) const {
+    const int D = shape_.head_dim, n = segment.first_row + segment.n_tokens;
     Transpose(s.k_TD.data(), n, D, s.k_DT.data());
     // Rows of queries before this segment see none of it.
     const int first_row =
@@ -163,15 +189,15 @@ class BlockRunner {
     for (int r = 0; r < active; ++r) {
       const int64_t position = first_position + (first_row + r) / g;
       SoftmaxRow(segment, position, scores + static_cast<int64_t>(r) * kPageTokens, first_row + r,
-                 s);
+                 running);
     }
     GemmF32(scores, kPageTokens, s.v_TD.data(), D,
-            s.out.data() + static_cast<int64_t>(first_row) * D, D, active, D, n, true);
+            running->out.data() + static_cast<int64_t>(first_row) * D, D, active, D, n, true);
   }
 
   void SoftmaxRow(const KvSegment& segment, int64_t position, float* row, int r,
-                  PrefillScratch::PerThread& s) const {
-    const int n = segment.n_tokens, D = shape_.head_dim;
+                  PrefillScratch::Running* running) const {
+    const int n = segment.first_row + segment.n_tokens, D = shape_.head_dim;
     const auto [begin, end] = Visible(segment, position);
     if (begin >= end) {
       std::fill(row, row + n, 0.0f);
@@ -179,23 +205,43 @@ class BlockRunner {
     }
     std::fill(row, row + begin, 0.0f);
     std::fill(row + end, row + n, 0.0f);
-    const float factor = OnlineSoftmax(row + begin, end - begin, &s.max[r], &s.sum[r]);
-    if (factor != 1.0f) Scale(factor, D, s.out.data() + static_cast<int64_t>(r) * D);
+    const float factor =
+        OnlineSoftmax(row + begin, end - begin, &running->max[r], &running->sum[r]);
+    if (factor != 1.0f) Scale(factor, D, running->out.data() + static_cast<int64_t>(r) * D);
+  }
+
+  // Sum and maximum of row r, in natural logarithms.
+  GroupSum SumOf(const PrefillScratch::Running& running, int r) const {
+    if (!int16_) return {running.max[r], running.sum[r]};
+    constexpr float kLn2 = 0.6931471805599453f;
+    return {running.block.max[r] * kLn2, running.block.sum[r]};
   }
 
   void Finish(const Block& block, PrefillScratch::PerThread& s, int rows, int D, int g) const {
-    if (int16_) FinishInt16Block(s.block, s.out.data());
-    for (int r = 0; !int16_ && r < rows; ++r) {
-      Scale(1.0f / s.sum[r], D, s.out.data() + static_cast<int64_t>(r) * D);
+    float* merged = s.running[0].out.data();
+    for (int group = 0; group < n_groups(); ++group) {
+      PrefillScratch::Running& running = s.running[group];
+      if (int16_) FinishInt16Block(running.block, running.out.data());
+      for (int r = 0; !int16_ && r < rows; ++r) {
+        const float sum = running.sum[r];
+        Scale(sum > 0 ? 1.0f / sum : 0.0f, D, running.out.data() + static_cast<int64_t>(r) * D);
+      }
+    }
+    for (int r = 0; n_groups() > 1 && r < rows; ++r) {
+      const GroupSum plain = SumOf(s.running[0], r), apart = SumOf(s.running[1], r);
+      const GroupWeights w = WeighGroups(cache_.group_scale(), plain, apart);
+      Scale(w.plain * plain.sum, D, merged + static_cast<int64_t>(r) * D);
+      Axpy(w.apart * apart.sum, s.running[1].out.data() + static_cast<int64_t>(r) * D, D,
+           merged + static_cast<int64_t>(r) * D);
     }
     const KvHeadCodecs& c = cache_.codecs(layer_, block.head);
-    if (c.value->HasRotation()) c.value->Unrotate(s.out.data(), rows);
+    if (c.value->HasRotation()) c.value->Unrotate(merged, rows);
     for (int t = 0; t < block.n_queries; ++t) {
       float* out = out_ + (static_cast<int64_t>(block.first_query + t) * shape_.n_heads +
                            static_cast<int64_t>(block.head) * g) *
                               D;
-      std::copy_n(s.out.data() + static_cast<std::size_t>(t) * g * D,
-                  static_cast<std::size_t>(g) * D, out);
+      std::copy_n(merged + static_cast<std::size_t>(t) * g * D, static_cast<std::size_t>(g) * D,
+                  out);
     }
   }
 

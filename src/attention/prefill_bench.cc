@@ -27,7 +27,7 @@ constexpr Types kTypes[] = {{"f16", "f16"}, {"q8_0", "q8_0"}, {"polar", "q4_head
 constexpr int kChunk = 512;
 
 std::unique_ptr<KvCache> FilledCache(const Shape& shape, const Types& types, int depth,
-                                     std::vector<float>* rows) {
+                                     std::vector<float>* rows, ThreadPool& pool) {
   std::vector<KvHeadCodecs> codecs;
   const int D = shape.head_dim;
   for (int h = 0; h < shape.n_kv_heads; ++h) {
@@ -51,9 +51,7 @@ std::unique_ptr<KvCache> FilledCache(const Shape& shape, const Types& types, int
     }
     if (done == depth) break;  // the chunk whose attention is timed
     cache->CommitAppend(kChunk);
-    const int pages = cache->PagesToFreeze();
-    for (int h = 0; h < shape.n_kv_heads; ++h) cache->FreezeHead(0, h, pages);
-    cache->CommitFreeze(pages);
+    cache->Freeze(pool);
   }
   return cache;
 }
@@ -64,11 +62,11 @@ void BenchPrefill(benchmark::State& state, Shape shape, Types types, MatMulPreci
   const int D = shape.head_dim;
   std::vector<float> rows(static_cast<std::size_t>(kChunk) * D);
   for (float& x : rows) x = static_cast<float>(rng.Normal());
-  auto cache = FilledCache(shape, types, depth, &rows);
+  ThreadPool pool(1);
+  auto cache = FilledCache(shape, types, depth, &rows, pool);
   if (cache == nullptr) return state.SkipWithError("no memory for the cache");
   std::vector<float> q(static_cast<std::size_t>(kChunk) * shape.n_heads * D), out(q.size());
   for (float& x : q) x = static_cast<float>(rng.Normal());
-  ThreadPool pool(1);
   AttentionScratch scratch;
   const AttentionShape attention{
       shape.n_heads, shape.n_kv_heads, D, 1.0f / std::sqrt(static_cast<float>(D)), 0, precision};

@@ -47,8 +47,11 @@ struct Int16Block {
 // Whether this process may call what follows: AVX-512 level.
 bool HasInt16Attention();
 
-// q_RD: [n_rows, head_dim], softmax scale included. Clears the running results.
-void StartInt16Block(const float* q_RD, int n_rows, int head_dim, Int16Block* block);
+// Makes room for n_rows queries and clears the running results; SetInt16Queries follows.
+void StartInt16Block(int n_rows, int head_dim, Int16Block* block);
+// q_RD: [n_rows, head_dim], softmax scale included. Running results stay: queries may be turned
+// between pages.
+void SetInt16Queries(const float* q_RD, Int16Block* block);
 // k_TD, v_TD: [n_tokens, head_dim]; tokens beyond are zeros.
 void PackInt16Page(const float* k_TD, const float* v_TD, int n_tokens, int head_dim,
                    Int16Page* page);
@@ -65,7 +68,7 @@ struct Int16Span {
 };
 void AttendInt16Rows(const Int16Page& page, const Int16Span& span, Int16Block* block);
 
-// out_RD: [n_rows, head_dim], divided by the sums.
+// out_RD: [n_rows, head_dim], divided by the sums; zeros where a row saw no token.
 void FinishInt16Block(const Int16Block& block, float* out_RD);
 
 }  // namespace phasor

@@ -16,12 +16,6 @@
 #include "base/check.h"
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 namespace phasor {
 
 bool HasInt16Attention() { return ActiveCpuLevel() == CpuLevel::kAvx512; }
@@ -357,7 +351,7 @@ int PaddedRows(int n) { return (n + kInt16TileRows - 1) / kInt16TileRows * kInt1
 
 }  // namespace
 
-void StartInt16Block(const float* q_RD, int n_rows, int head_dim, Int16Block* block) {
+void StartInt16Block(int n_rows, int head_dim, Int16Block* block) {
   const int P = Int16HeadDim(head_dim), rows = PaddedRows(n_rows);
   block->head_dim = head_dim;
   block->n_rows = n_rows;
@@ -371,7 +365,11 @@ void StartInt16Block(const float* q_RD, int n_rows, int head_dim, Int16Block* bl
   std::fill_n(block->sum.data(), rows, 0.0f);
   std::fill_n(block->q.data(), block->q.size(), 0);
   std::fill_n(block->q_scale.data(), rows, 0.0f);
-  for (int r = 0; r < n_rows; ++r) {
+}
+
+void SetInt16Queries(const float* q_RD, Int16Block* block) {
+  const int head_dim = block->head_dim, P = Int16HeadDim(head_dim);
+  for (int r = 0; r < block->n_rows; ++r) {
     const float* x = q_RD + static_cast<int64_t>(r) * head_dim;
     float inverse;
     const __m512 scale = _mm512_set1_ps(RowScale(x, head_dim, &inverse));
@@ -422,7 +420,8 @@ void AttendInt16Rows(const Int16Page& page, const Int16Span& span, Int16Block* b
 void FinishInt16Block(const Int16Block& block, float* out_RD) {
   const int D = block.head_dim, P = Int16HeadDim(D);
   for (int r = 0; r < block.n_rows; ++r) {
-    const __m512 factor = _mm512_set1_ps(1.0f / block.sum[r]);
+    const float sum = block.sum[r];
+    const __m512 factor = _mm512_set1_ps(sum > 0 ? 1.0f / sum : 0.0f);
     for (int d = 0; d < D; d += kLanes) {
       const __mmask16 lanes = FirstLanes(D - d);
       const __m512 v = _mm512_load_ps(block.out.data() + static_cast<int64_t>(r) * P + d);
@@ -440,7 +439,8 @@ PHASOR_END_TARGET
 namespace phasor {
 
 bool HasInt16Attention() { return false; }
-void StartInt16Block(const float*, int, int, Int16Block*) {}
+void StartInt16Block(int, int, Int16Block*) {}
+void SetInt16Queries(const float*, Int16Block*) {}
 void PackInt16Page(const float*, const float*, int, int, Int16Page*) {}
 void AttendInt16Rows(const Int16Page&, const Int16Span&, Int16Block*) {}
 void FinishInt16Block(const Int16Block&, float*) {}

@@ -69,7 +69,8 @@ std::vector<double> Reference(const Problem& p, double* largest) {
 std::vector<float> AttendAll(const Problem& p) {
   Int16Block block;
   Int16Page page;
-  StartInt16Block(p.q.data(), p.n_rows, p.D, &block);
+  StartInt16Block(p.n_rows, p.D, &block);
+  SetInt16Queries(p.q.data(), &block);
   for (std::size_t i = 0; i < p.k.size(); ++i) {
     const int n = static_cast<int>(p.k[i].size()) / p.D;
     PackInt16Page(p.k[i].data(), p.v[i].data(), n, p.D, &page);

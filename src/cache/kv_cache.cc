@@ -1,238 +1,264 @@
 #include "cache/kv_cache.h"
 
 #include <algorithm>
-#include <cstring>
-#include <new>
 
 #include "base/check.h"
-#include "base/huge_pages.h"
+#include "ops/vector_ops.h"
 
 namespace phasor {
+namespace {
 
-// Pages of one size, allocated in slabs that never move, so that segments stay valid.
-// Pairs of a key page and a value page, side by side: decoding reads one stream per head.
-struct KvCache::PageStore {
-  PageStore(std::size_t key_bytes, std::size_t value_bytes, int64_t pages_per_slab)
-      : key_bytes(key_bytes),
-        value_bytes(value_bytes),
-        value_offset(Aligned(key_bytes)),
-        stride(Aligned(key_bytes) + Aligned(value_bytes)),
-        pages_per_slab(pages_per_slab) {}
-
-  static std::size_t Aligned(std::size_t n) {
-    return (n + kAlignment - 1) / kAlignment * kAlignment;
-  }
-
-  std::byte* Key(int64_t i) {
-    return slabs[i / pages_per_slab].data() + i % pages_per_slab * stride;
-  }
-  const std::byte* Key(int64_t i) const {
-    return slabs[i / pages_per_slab].data() + i % pages_per_slab * stride;
-  }
-  std::byte* Value(int64_t i) { return Key(i) + value_offset; }
-  const std::byte* Value(int64_t i) const { return Key(i) + value_offset; }
-  // Throws std::bad_alloc.
-  void Ensure(int64_t n) {
-    while (static_cast<int64_t>(slabs.size()) * pages_per_slab < n) {
-      slabs.emplace_back(stride * pages_per_slab);
-    }
-  }
-
-  std::size_t key_bytes, value_bytes, value_offset, stride;
-  int64_t pages_per_slab;
-  std::vector<HugeBlock> slabs;
-};
-
-struct KvCache::Head {
-  explicit Head(const KvHeadCodecs& c)
-      : frozen(c.key->PageBytes(), c.value->PageBytes(), 8),
-        rows(c.key_rows->PageBytes(), c.value_rows->PageBytes(), 1) {}
-  PageStore frozen;
-  // Row pages: page 0 is the sink, then the window's pages in the order of `window`.
-  PageStore rows;
-  std::vector<int> window;     // row page numbers of the window, oldest first
-  std::vector<int> free_rows;  // row pages not in use
-  int n_rows = 1;              // row pages handed out so far (0 is the sink)
-};
-
-KvCache::KvCache(const KvCacheOptions& options, std::vector<KvHeadCodecs> codecs)
-    : options_(options), codecs_(std::move(codecs)) {
-  PHASOR_CHECK(static_cast<int>(codecs_.size()) == options.n_layers * options.n_kv_heads);
-  PHASOR_CHECK(options.n_sink >= 0 && options.n_sink <= kPageTokens && options.n_recent >= 0);
-  heads_.reserve(codecs_.size());
-  for (const KvHeadCodecs& c : codecs_) heads_.emplace_back(c);
+KvStoreOptions StoreOptions(const KvCacheOptions& o) {
+  return {o.n_layers, o.n_kv_heads, o.head_dim, o.n_rot, o.pairing};
 }
 
-KvCache::~KvCache() = default;
+}  // namespace
 
-Status KvCache::Reserve(int n) {
-  const int64_t total = n_tokens_ + n;
-  const int64_t in_window = std::max<int64_t>(0, total - options_.n_sink - n_frozen_ * kPageTokens);
-  const int64_t window_pages = (in_window + kPageTokens - 1) / kPageTokens;
-  try {
-    for (Head& head : heads_) {
-      head.rows.Ensure(1);
-      while (static_cast<int64_t>(head.window.size()) < window_pages) {
-        int page;
-        if (!head.free_rows.empty()) {
-          page = head.free_rows.back();
-          head.free_rows.pop_back();
-        } else {
-          page = head.n_rows;
-          head.rows.Ensure(page + 1);
-          ++head.n_rows;
-        }
-        head.window.push_back(page);
-      }
-      // Frozen pages that this call may create.
-      head.frozen.Ensure(n_frozen_ + window_pages);
+KvCache::KvCache(const KvCacheOptions& options, std::vector<KvHeadCodecs> codecs)
+    : KvCache(options, std::make_shared<KvStore>(StoreOptions(options), std::move(codecs))) {}
+
+KvCache::KvCache(const KvCacheOptions& options, std::shared_ptr<KvStore> store)
+    : options_(options), store_(std::move(store)) {
+  const KvStoreOptions& s = store_->options();
+  options_.n_layers = s.n_layers;
+  options_.n_kv_heads = s.n_kv_heads;
+  options_.head_dim = s.head_dim;
+  options_.n_rot = s.n_rot;
+  options_.pairing = s.pairing;
+  PHASOR_CHECK(options.n_sink >= 0 && options.n_sink <= kPageTokens && options.n_recent >= 0);
+  SetSchedule({.step_P = std::vector<uint64_t>(static_cast<std::size_t>(s.n_rot / 2), 0)});
+}
+
+KvCache::~KvCache() {
+  DropPending();
+  store_->Release(pieces_);
+}
+
+void KvCache::SetSchedule(const PhaseTable& table) {
+  schedule_ = store_->AddSchedule(table);
+  AssignViews();
+}
+
+void KvCache::SetGroupScale(const KvGroupScale& scale) {
+  group_scale_ = scale;
+  turns_built_ = false;
+}
+
+void KvCache::DropPending() {
+  store_->Release(pending_);
+  pending_.clear();
+  pending_positions_.clear();
+}
+
+Status KvCache::ReservePieces(int n, std::vector<KvPiece>* pending) {
+  const bool sinks_only = pieces_.empty() || pieces_.back().sink;
+  int sink_left =
+      sinks_only ? static_cast<int>(std::max<int64_t>(0, options_.n_sink - n_tokens_)) : 0;
+  const KvPiece* last = pieces_.empty() ? nullptr : &pieces_.back();
+  for (int done = 0; done < n;) {
+    const bool sink = sink_left > 0;
+    KvPiece piece{.view = append_view(), .sink = sink};
+    const bool goes_on = last != nullptr && last->kind == KvBlockKind::kRows &&
+                         last->sink == sink && last->view == piece.view &&
+                         last->first_row + last->n_rows < kPageTokens &&
+                         store_->References(KvBlockKind::kRows, last->block) == 1;
+    if (goes_on) {
+      piece.block = last->block;
+      piece.first_row = last->first_row + last->n_rows;
+      store_->Retain(KvBlockKind::kRows, piece.block);
+    } else {
+      PHASOR_ASSIGN_OR_RETURN(piece.block, store_->Take(KvBlockKind::kRows));
     }
-  } catch (const std::bad_alloc&) {
-    return ResourceExhausted("cache: no memory for " + std::to_string(total) + " tokens");
+    piece.n_rows = std::min(n - done, kPageTokens - piece.first_row);
+    if (sink) {
+      piece.n_rows = std::min(piece.n_rows, sink_left);
+      sink_left -= piece.n_rows;
+    }
+    pending->push_back(piece);
+    done += piece.n_rows;
+    last = nullptr;  // only the first piece continues what is there
   }
   return Status::Ok();
 }
 
-void KvCache::AppendHead(int layer, int head_index, float* k_ND, float* v_ND, int n) {
-  const KvHeadCodecs& c = codecs_[Index(layer, head_index)];
-  Head& head = heads_[Index(layer, head_index)];
+Status KvCache::Reserve(int n, std::span<const PositionTicks> positions) {
+  PHASOR_CHECK(n >= 1 && (positions.empty() || static_cast<int>(positions.size()) == n));
+  DropPending();
+  if (Status status = ReservePieces(n, &pending_); !status.ok()) {
+    DropPending();
+    return status.WithPrefix(std::to_string(n_tokens_ + n) + " tokens");
+  }
+  const PositionTicks shift = append_view().shift;
+  pending_positions_.resize(static_cast<std::size_t>(n));
+  for (int t = 0; t < n; ++t) {
+    const PositionTicks at =
+        positions.empty() ? next_position_ + t * kTicksPerPosition : positions[t];
+    pending_positions_[t] = at - shift;
+  }
+  pending_next_ = pending_positions_.back() + shift + kTicksPerPosition;
+  int done = 0;
+  for (const KvPiece& piece : pending_) {
+    PositionTicks* at = store_->positions(piece.kind, piece.block) + piece.first_row;
+    std::copy_n(pending_positions_.begin() + done, piece.n_rows, at);
+    done += piece.n_rows;
+  }
+  BuildTurns();
+  return Status::Ok();
+}
+
+void KvCache::AppendHead(int layer, int head, float* k_ND, float* v_ND, int n) {
+  const KvHeadCodecs& c = codecs(layer, head);
   const int D = options_.head_dim;
   if (c.key->HasRotation()) c.key->Rotate(k_ND, n);
   if (c.value->HasRotation()) c.value->Rotate(v_ND, n);
-  int64_t token = n_tokens_;
-  for (int done = 0; done < n;) {
-    int page, row, count;
-    if (token < options_.n_sink) {
-      page = 0;
-      row = static_cast<int>(token);
-      count = std::min<int>(n - done, options_.n_sink - row);
-    } else {
-      const int64_t offset = token - options_.n_sink - n_frozen_ * kPageTokens;
-      page = head.window[offset / kPageTokens];
-      row = static_cast<int>(offset % kPageTokens);
-      count = std::min(n - done, kPageTokens - row);
-    }
-    c.key_rows->EncodeRows(k_ND + static_cast<int64_t>(done) * D, row, count, head.rows.Key(page));
-    c.value_rows->EncodeRows(v_ND + static_cast<int64_t>(done) * D, row, count,
-                             head.rows.Value(page));
+  int done = 0;
+  for (const KvPiece& piece : pending_) {
+    const int count = std::min(piece.n_rows, n - done);
+    if (count <= 0) break;
+    const int64_t from = static_cast<int64_t>(done) * D;
+    c.key_rows->EncodeRows(k_ND + from, piece.first_row, count,
+                           store_->KeyPage(piece.kind, piece.block, layer, head));
+    c.value_rows->EncodeRows(v_ND + from, piece.first_row, count,
+                             store_->ValuePage(piece.kind, piece.block, layer, head));
     done += count;
-    token += count;
   }
 }
 
-int KvCache::PagesToFreeze() const {
-  const int64_t in_window = n_tokens_ - options_.n_sink - n_frozen_ * kPageTokens;
-  if (in_window < options_.n_recent + kPageTokens) return 0;
-  return static_cast<int>((in_window - options_.n_recent) / kPageTokens);
-}
-
-void KvCache::FreezeHead(int layer, int head_index, int n_pages) {
-  const KvHeadCodecs& c = codecs_[Index(layer, head_index)];
-  Head& head = heads_[Index(layer, head_index)];
-  std::vector<float> rows(static_cast<std::size_t>(kPageTokens) * options_.head_dim);
-  for (int i = 0; i < n_pages; ++i) {
-    const int page = head.window[i];
-    c.key_rows->DecodePage(head.rows.Key(page), kPageTokens, rows.data());
-    c.key->EncodePage(rows.data(), kPageTokens, head.frozen.Key(n_frozen_ + i));
-    c.value_rows->DecodePage(head.rows.Value(page), kPageTokens, rows.data());
-    c.value->EncodePage(rows.data(), kPageTokens, head.frozen.Value(n_frozen_ + i));
+void KvCache::CommitAppend(int n) {
+  PHASOR_CHECK(n == CountTokens(pending_));
+  for (const KvPiece& piece : pending_) {
+    store_->SetFilled(piece.kind, piece.block, piece.first_row + piece.n_rows);
+    const std::size_t before = pieces_.size();
+    AppendPiece(piece, &pieces_);
+    // Joined to its predecessor, which holds a reference already.
+    if (pieces_.size() == before) store_->Release(piece.kind, piece.block);
   }
-  head.free_rows.insert(head.free_rows.end(), head.window.begin(), head.window.begin() + n_pages);
-  head.window.erase(head.window.begin(), head.window.begin() + n_pages);
+  pending_.clear();
+  pending_positions_.clear();
+  n_tokens_ += n;
+  next_position_ = pending_next_;
 }
 
-void KvCache::CommitFreeze(int n_pages) { n_frozen_ += n_pages; }
-
-void KvCache::Segments(int layer, int head_index, int n_uncommitted,
-                       std::vector<KvSegment>* out) const {
-  const KvHeadCodecs& c = codecs_[Index(layer, head_index)];
-  const Head& head = heads_[Index(layer, head_index)];
-  const int64_t total = n_tokens_ + n_uncommitted;
+void KvCache::Segments(int layer, int head, int n_uncommitted, std::vector<KvSegment>* out) const {
+  const KvHeadCodecs& c = codecs(layer, head);
   out->clear();
-  if (total <= 0) return;
-  if (options_.n_sink > 0) {
-    out->push_back({c.key_rows.get(), c.value_rows.get(), head.rows.Key(0), head.rows.Value(0), 0,
-                    static_cast<int>(std::min<int64_t>(total, options_.n_sink))});
-  }
-  int64_t token = options_.n_sink;
-  for (int64_t i = 0; i < n_frozen_; ++i, token += kPageTokens) {
-    out->push_back(
-        {c.key.get(), c.value.get(), head.frozen.Key(i), head.frozen.Value(i), token, kPageTokens});
-  }
-  for (std::size_t i = 0; token < total; ++i, token += kPageTokens) {
-    out->push_back({c.key_rows.get(), c.value_rows.get(), head.rows.Key(head.window[i]),
-                    head.rows.Value(head.window[i]), token,
-                    static_cast<int>(std::min<int64_t>(total - token, kPageTokens))});
-  }
-}
-
-Status KvCache::Truncate(int64_t n) {
-  if (n < 0 || n > n_tokens_) {
-    return OutOfRange("cache: expected a length between 0 and " + std::to_string(n_tokens_) +
-                      ", found " + std::to_string(n));
-  }
-  // Frozen pages that stay whole; a page cut in its middle goes back into the window.
-  const int64_t kept = std::clamp<int64_t>((n - options_.n_sink) / kPageTokens, 0, n_frozen_);
-  const int64_t in_window = std::max<int64_t>(0, n - options_.n_sink - kept * kPageTokens);
-  const bool thaw = kept < n_frozen_ && in_window > 0;
-  std::vector<float> rows(static_cast<std::size_t>(kPageTokens) * options_.head_dim);
-  const auto window_pages = static_cast<std::size_t>((in_window + kPageTokens - 1) / kPageTokens);
-  for (std::size_t i = 0; i < heads_.size(); ++i) {
-    Head& head = heads_[i];
-    if (thaw) {
-      // The cut lies in frozen territory, so the old window is gone and one page serves.
-      head.free_rows.insert(head.free_rows.end(), head.window.begin(), head.window.end());
-      head.window.clear();
-      const int page = head.free_rows.empty() ? head.n_rows++ : head.free_rows.back();
-      if (!head.free_rows.empty()) head.free_rows.pop_back();
-      head.rows.Ensure(head.n_rows);
-      const KvHeadCodecs& c = codecs_[i];
-      const int count = static_cast<int>(in_window);
-      c.key->DecodePage(head.frozen.Key(kept), count, rows.data());
-      c.key_rows->EncodeRows(rows.data(), 0, count, head.rows.Key(page));
-      c.value->DecodePage(head.frozen.Value(kept), count, rows.data());
-      c.value_rows->EncodeRows(rows.data(), 0, count, head.rows.Value(page));
-      head.window.push_back(page);
+  int64_t token = 0;
+  auto add = [&](const KvPiece& piece, int n_rows) {
+    const bool rows = piece.kind == KvBlockKind::kRows;
+    out->push_back({.key_codec = rows ? c.key_rows.get() : c.key.get(),
+                    .value_codec = rows ? c.value_rows.get() : c.value.get(),
+                    .key_page = store_->KeyPage(piece.kind, piece.block, layer, head),
+                    .value_page = store_->ValuePage(piece.kind, piece.block, layer, head),
+                    .first_token = token,
+                    .n_tokens = n_rows,
+                    .first_row = piece.first_row,
+                    .view = piece.view_index});
+    token += n_rows;
+  };
+  for (const KvPiece& piece : pieces_) add(piece, piece.n_rows);
+  int left = n_uncommitted;
+  for (const KvPiece& piece : pending_) {
+    if (left <= 0) break;
+    const int n = std::min(left, piece.n_rows);
+    left -= n;
+    if (!pieces_.empty() && &piece == &pending_.front() && Continues(pieces_.back(), piece)) {
+      out->back().n_tokens += n;
+      token += n;
     } else {
-      while (head.window.size() > window_pages) {
-        head.free_rows.push_back(head.window.back());
-        head.window.pop_back();
-      }
+      add(piece, n);
     }
   }
-  n_frozen_ = kept;
-  n_tokens_ = n;
-  return Status::Ok();
+}
+
+// Numbers the views of all pieces. Tables follow in BuildTurns, so that edits cost no cosines.
+void KvCache::AssignViews() {
+  turns_built_ = false;
+  has_groups_ = false;
+  KvView newest{.shift = 0, .schedule = schedule_, .group = 0};
+  if (!pieces_.empty() && pieces_.back().view.schedule == schedule_ &&
+      pieces_.back().view.group == 0) {
+    newest.shift = pieces_.back().view.shift;
+  }
+  turns_.clear();
+  turns_.emplace_back().view = newest;
+  int last = 0;
+  for (KvPiece& piece : pieces_) {
+    if (piece.view.group != 0) has_groups_ = true;
+    if (!(turns_[last].view == piece.view)) {
+      const auto found = std::find_if(turns_.begin(), turns_.end(),
+                                      [&](const KvTurn& turn) { return turn.view == piece.view; });
+      last = static_cast<int>(found - turns_.begin());
+      if (found == turns_.end()) turns_.emplace_back().view = piece.view;
+    }
+    piece.view_index = last;
+  }
+}
+
+// A query was turned by the present schedule at its stored position p - s0 (s0: the newest tokens'
+// shift). A key of a view was turned by the view's schedule at its own stored position and counts
+// as standing `shift` further on, so it wants the query at p - shift under that schedule.
+void KvCache::BuildTurns() {
+  const PhaseTable& now = store_->schedule(schedule_);
+  const KvView newest = append_view();
+  const bool positions_matter = std::any_of(turns_.begin(), turns_.end(), [&](const KvTurn& turn) {
+    return turn.view.schedule != schedule_;
+  });
+  if (turns_built_ && !positions_matter) return;
+  std::vector<uint64_t> turns_P(now.step_P.size());
+  for (KvTurn& turn : turns_) {
+    const PhaseTable& table = store_->schedule(turn.view.schedule);
+    turn.per_token = turn.view.schedule != schedule_;
+    turn.scale = table.attention_factor / now.attention_factor;
+    if (turn.view.group == 1) turn.scale /= group_scale_.temperature;
+    turn.identity = !turn.per_token && turn.view.shift == newest.shift && turn.scale == 1.0f;
+    if (turn.identity) continue;
+    const std::size_t n = turn.per_token ? pending_positions_.size() : 1, P = turns_P.size();
+    turn.cos.resize(n * P);
+    turn.sin.resize(n * P);
+    for (std::size_t t = 0; t < n; ++t) {
+      for (std::size_t j = 0; j < P; ++j) {
+        if (turn.per_token) {
+          const PositionTicks stored = pending_positions_[t];
+          turns_P[j] = TurnsAt(table.step_P[j], stored + newest.shift - turn.view.shift) -
+                       TurnsAt(now.step_P[j], stored);
+        } else {
+          turns_P[j] = TurnsAt(now.step_P[j], newest.shift - turn.view.shift);
+        }
+      }
+      TurnsToAngles(turns_P, 1.0, turn.cos.data() + t * P, turn.sin.data() + t * P);
+    }
+  }
+  turns_built_ = true;
+}
+
+int64_t KvCache::n_stale_tokens() const {
+  int64_t n = 0;
+  for (const KvPiece& piece : pieces_) n += piece.stale ? piece.n_rows : 0;
+  return n;
+}
+
+int64_t KvCache::n_frozen_tokens() const {
+  int64_t n = 0;
+  for (const KvPiece& piece : pieces_) n += piece.kind == KvBlockKind::kCodes ? piece.n_rows : 0;
+  return n;
+}
+
+int64_t KvCache::n_frozen_pages() const {
+  std::vector<int> blocks;
+  for (const KvPiece& piece : pieces_) {
+    if (piece.kind == KvBlockKind::kCodes) blocks.push_back(piece.block);
+  }
+  std::sort(blocks.begin(), blocks.end());
+  return std::unique(blocks.begin(), blocks.end()) - blocks.begin();
 }
 
 std::size_t KvCache::FrozenBytes() const {
-  std::size_t bytes = 0;
-  for (const Head& head : heads_) {
-    bytes +=
-        (head.frozen.key_bytes + head.frozen.value_bytes) * static_cast<std::size_t>(n_frozen_);
-  }
-  return bytes;
+  return store_->BlockBytes(KvBlockKind::kCodes) * static_cast<std::size_t>(n_frozen_pages());
 }
 
 std::size_t KvCache::UsedBytes() const {
-  const int64_t rows = n_tokens_ - n_frozen_ * kPageTokens;  // sink and window
-  std::size_t bytes = FrozenBytes();
-  for (const Head& head : heads_) {
-    bytes += (head.rows.key_bytes + head.rows.value_bytes) * static_cast<std::size_t>(rows) /
-             kPageTokens;
-  }
-  return bytes;
-}
-
-std::size_t KvCache::AllocatedBytes() const {
-  std::size_t bytes = 0;
-  for (const Head& head : heads_) {
-    for (const PageStore* store : {&head.frozen, &head.rows}) {
-      bytes +=
-          store->slabs.size() * store->stride * static_cast<std::size_t>(store->pages_per_slab);
-    }
-  }
-  return bytes;
+  const auto rows = static_cast<std::size_t>(n_tokens_ - n_frozen_tokens());
+  return FrozenBytes() + store_->BlockBytes(KvBlockKind::kRows) * rows / kPageTokens;
 }
 
 }  // namespace phasor

@@ -49,11 +49,8 @@ void Append(KvCache& cache, int n) {
     }
   }
   cache.CommitAppend(n);
-  const int pages = cache.PagesToFreeze();
-  for (int layer = 0; layer < o.n_layers; ++layer) {
-    for (int head = 0; head < o.n_kv_heads; ++head) cache.FreezeHead(layer, head, pages);
-  }
-  cache.CommitFreeze(pages);
+  ThreadPool pool(1);
+  cache.Freeze(pool);
 }
 
 // All tokens of head 0 as stored, keys.
@@ -66,9 +63,9 @@ std::vector<float> Decode(const KvCache& cache) {
     EXPECT_EQ(s.first_token, token);
     token += s.n_tokens;
     std::vector<float> rows(static_cast<std::size_t>(kPageTokens) * kHeadDim);
-    s.key_codec->DecodePage(s.key_page, s.n_tokens, rows.data());
-    out.insert(out.end(), rows.begin(),
-               rows.begin() + static_cast<std::ptrdiff_t>(s.n_tokens) * kHeadDim);
+    s.key_codec->DecodePage(s.key_page, s.first_row + s.n_tokens, rows.data());
+    const auto first = rows.begin() + static_cast<std::ptrdiff_t>(s.first_row) * kHeadDim;
+    out.insert(out.end(), first, first + static_cast<std::ptrdiff_t>(s.n_tokens) * kHeadDim);
   }
   EXPECT_EQ(token, cache.n_tokens());
   return out;

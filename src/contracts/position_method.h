@@ -13,6 +13,21 @@
 
 namespace phasor {
 
+// A position, as an integer number of 1/65536: fractional steps (V2PE, 2412.09616) and shifts of
+// text stay exact, to positions of 2^47.
+using PositionTicks = int64_t;
+inline constexpr PositionTicks kTicksPerPosition = 65536;
+
+// The turns * 2^64 of one pair at a position: exact modulo one turn at whole positions, within
+// 2^-64 turns at fractions.
+inline uint64_t TurnsAt(uint64_t step, PositionTicks position) {
+  const bool negative = position < 0;
+  const auto size =
+      negative ? ~static_cast<uint64_t>(position) + 1 : static_cast<uint64_t>(position);
+  const auto turns = static_cast<uint64_t>(static_cast<unsigned __int128>(step) * size >> 16);
+  return negative ? ~turns + 1 : turns;
+}
+
 struct RopeParams {
   int n_rot = 0;                 // rotated dimensions of a head; n_rot/2 pairs
   double theta_base = 10000.0;   // omega_j = theta_base^(-2j/n_rot), radians per position
@@ -32,6 +47,8 @@ struct RopeParams {
 struct PhaseTable {
   std::vector<uint64_t> step_P;   // turns * 2^64 per position, one entry per pair
   float attention_factor = 1.0f;  // multiplies q and k after rotation (so scores by its square)
+
+  bool operator==(const PhaseTable&) const = default;
 };
 
 struct PositionMethodInfo {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,6 +37,8 @@ struct LoadOptions {
   // Called while weights are repacked: done and total in bytes. May be empty.
   std::function<void(int64_t, int64_t)> on_progress;
 };
+
+struct BatchAppend;
 
 class LoadedModel {
  public:
@@ -79,6 +82,15 @@ struct SessionOptions {
   int n_sink = 4;      // first tokens kept in 16 bit
   int n_recent = 128;  // newest tokens kept in 16 bit (at least; up to 127 more)
   int n_batch = 512;   // tokens per prefill chunk
+  // When a new token does not fit: drop the oldest half of what follows the first n_keep tokens
+  // (pinned ones stay) and close up, instead of stopping. Costs no re-reading, for any cache type.
+  bool context_shift = false;
+  int64_t n_keep = 0;
+  // Blocks shared with other sessions of the same model and cache types (Session::store()); null: a
+  // store of its own.
+  std::shared_ptr<KvStore> store;
+  // Schedule of this session's tokens; nothing: the model's own.
+  std::optional<RopeParams> rope;
 };
 
 struct CacheStats {
@@ -88,6 +100,34 @@ struct CacheStats {
   double bits_per_element = 0;       // used_bytes * 8 / (n_tokens * layers * kv_heads * (Dk + Dv))
   double page_bits_per_element = 0;  // of frozen pages alone
   std::size_t f16_bytes = 0;         // the same tokens in 16 bit
+  // Tokens that were encoded after another left context than the one they now have: exact in
+  // position, approximate in content.
+  int64_t n_stale_tokens = 0;
+};
+
+// Replacing text inside a cached one (PIE, 2407.03157).
+struct ReplaceOptions {
+  // Tokens behind the edit that are read again with it, exact then, as a share of what follows.
+  double recompute = 0.0;
+  // Where the rest stands. kReposition: moved by the difference in length (PIE). kStay: left where
+  // it was, so that positions clash or leave a gap: the control that PIE is compared with.
+  // kReread: all of it is read again; the exact yardstick.
+  enum class Rest { kReposition, kStay, kReread } rest = Rest::kReposition;
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+struct ReplaceReport {
+  int64_t n_removed = 0, n_inserted = 0;
+  int64_t n_reused = 0;  // tokens behind the edit that were not read again
+  int64_t n_read = 0;    // tokens that went through the model
+  double milliseconds = 0;
+};
+
+// Cached text: tokens with their keys and values, independent of any session. Can be attached to
+// every session over the same store (SessionOptions::store), at any position.
+struct TextSpan {
+  KvSpan kv;
+  std::vector<int32_t> tokens;
 };
 
 struct AppendOptions {
@@ -102,6 +142,8 @@ struct AppendOptions {
   bool score_codes = false;
   const AttentionObserver* observer = nullptr;  // sees every layer's queries, keys and values
   int64_t first_index = 0;                      // set by Append: index of a chunk's first token
+  // Where the tokens stand, [n]; empty: one apart, from where the newest ended.
+  std::span<const PositionTicks> positions = {};
 };
 
 enum class FinishReason { kEndOfText, kLength, kStopString, kContextFull, kCancelled };
@@ -142,10 +184,29 @@ class Session {
   Result<GenerateResult> Generate(const GenerateOptions& options,
                                   const std::function<void(std::string_view)>& on_text);
 
-  // Forgets all tokens from position n on. Only tokens in the 16-bit window or at a page border can
-  // be cut without loss; other cuts decode the page back into the window (lossy, declared).
+  // Forgets all tokens from index n on, without loss for those before.
   Status Truncate(int64_t n_tokens);
   void Clear();
+
+  // --- editing: src/cache/kv_cache.h has the rules. Indices count tokens; an error changes
+  // nothing. Logits are gone afterwards; Generate and RefreshLogits read the newest token again.
+  Result<TextSpan> Slice(int64_t begin, int64_t end) const;
+  // Behind the newest token. kOutOfRange where the context would overflow.
+  Status Attach(const TextSpan& span, const AttachOptions& options = {});
+  Status Insert(int64_t at, const TextSpan& span);
+  Status Erase(int64_t begin, int64_t end);
+  Status Move(int64_t begin, int64_t end, int64_t to);
+  Status Copy(int64_t begin, int64_t end, int64_t to);
+  Status Pin(int64_t begin, int64_t end, bool pinned = true);
+  // Reads `tokens` in place of tokens [begin, end): on the text before them, as if they had stood
+  // there; what follows is reused. On an error or a cancellation the session is as before.
+  Result<ReplaceReport> Replace(int64_t begin, int64_t end, std::span<const int32_t> tokens,
+                                const ReplaceOptions& options = {});
+  // A second session with the same text; blocks are shared until one of them writes.
+  Result<std::unique_ptr<Session>> Fork() const;
+  // Reads the newest token again, for logits() after an edit.
+  Status RefreshLogits();
+  const std::shared_ptr<KvStore>& store() const;
 
   int64_t n_tokens() const;
   int64_t n_ctx() const { return n_ctx_; }
@@ -155,9 +216,17 @@ class Session {
   void ResetTimings() { timings_ = {}; }
   const LoadedModel& model() const { return *model_; }
   KvCache& cache() { return *cache_; }
+  const KvCache& cache() const { return *cache_; }
+  const SessionOptions& options() const { return options_; }
 
  private:
+  friend Status AppendBatch(std::span<const BatchAppend>,
+                            const std::function<void(int, int64_t, std::span<const float>)>&);
   Session();
+  Status CheckRoom(int64_t n) const;
+  Status Cut(int64_t n);
+  Status ShiftContext(int64_t n_new);
+  ForwardScratch& forward_scratch();
   Status Decode(std::span<const int32_t> tokens, const AppendOptions& options);
   const LoadedModel* model_ = nullptr;
   SessionOptions options_;
@@ -169,6 +238,19 @@ class Session {
   struct Scratch;
   std::unique_ptr<Scratch> scratch_;
 };
+
+// New tokens for several sessions of one model in one pass: weights are read once for all of them.
+// Every session's logits() are those of its newest token afterwards. An error leaves all as they
+// were.
+struct BatchAppend {
+  Session* session = nullptr;
+  std::span<const int32_t> tokens;
+  std::span<const PositionTicks> positions = {};
+};
+// on_logits (may be empty): called for every token with its logits [vocab], item by item.
+Status AppendBatch(
+    std::span<const BatchAppend> items,
+    const std::function<void(int item, int64_t index, std::span<const float>)>& on_logits = {});
 
 // Cache bytes for a context of n_tokens with the given types; for plans, without allocating.
 Result<std::size_t> EstimateCacheBytes(const ModelConfig& config, const Calibration* calibration,

@@ -1,15 +1,42 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <typeinfo>
 
+#include "base/check.h"
 #include "cache/kv_cache.h"
 #include "engine/engine.h"
 #include "engine/session_codecs.h"
 #include "model/calibration.h"
 #include "model/transformer.h"
+#include "registry/position_table.h"
 
 namespace phasor {
 namespace {
+
+// Whether a store holds pages as these codecs write them. Codecs of equal type and calibration have
+// equal page sizes; different widths of one type differ in at least one head.
+Status CheckSameCodecs(const KvStore& store, const std::vector<KvHeadCodecs>& codecs) {
+  const int n_kv = store.options().n_kv_heads;
+  if (store.n_heads() != static_cast<int>(codecs.size())) {
+    return InvalidArgument("session: expected a store of the same model, found one with " +
+                           std::to_string(store.n_heads()) + " heads instead of " +
+                           std::to_string(codecs.size()));
+  }
+  for (int i = 0; i < store.n_heads(); ++i) {
+    const KvHeadCodecs& have = store.codecs(i / n_kv, i % n_kv);
+    const KvHeadCodecs& want = codecs[i];
+    if (typeid(*have.key) != typeid(*want.key) || typeid(*have.value) != typeid(*want.value) ||
+        have.key->PageBytes() != want.key->PageBytes() ||
+        have.value->PageBytes() != want.value->PageBytes()) {
+      return InvalidArgument(
+          "session: expected a store with the same cache types, found others in "
+          "layer " +
+          std::to_string(i / n_kv));
+    }
+  }
+  return Status::Ok();
+}
 
 using Clock = std::chrono::steady_clock;
 
@@ -39,6 +66,8 @@ struct Session::Scratch {
   ForwardScratch forward;
 };
 
+ForwardScratch& Session::forward_scratch() { return scratch_->forward; }
+
 Session::Session() : scratch_(std::make_unique<Scratch>()) {}
 Session::~Session() = default;
 
@@ -52,15 +81,36 @@ Result<std::unique_ptr<Session>> Session::Create(const LoadedModel& model,
   if (options.n_batch < 1) {
     return InvalidArgument("batch: expected at least 1, found " + std::to_string(options.n_batch));
   }
+  PHASOR_RETURN_IF_ERROR(CheckCacheMemory(config, model.calibration(), options, s->n_ctx_));
+  const KvCacheOptions cache = {.n_layers = config.n_layers,
+                                .n_kv_heads = config.n_kv_heads,
+                                .head_dim = config.head_dim,
+                                .n_sink = options.n_sink,
+                                .n_recent = options.n_recent,
+                                .n_rot = config.rope.n_rot,
+                                .pairing = config.pairing};
   PHASOR_ASSIGN_OR_RETURN(std::vector<KvHeadCodecs> codecs,
                           MakeSessionCodecs(config, model.calibration(), options));
-  PHASOR_RETURN_IF_ERROR(CheckCacheMemory(config, model.calibration(), options, s->n_ctx_));
-  s->cache_ =
-      std::make_unique<KvCache>(KvCacheOptions{config.n_layers, config.n_kv_heads, config.head_dim,
-                                               options.n_sink, options.n_recent},
-                                std::move(codecs));
+  if (options.store == nullptr) {
+    s->cache_ = std::make_unique<KvCache>(cache, std::move(codecs));
+  } else {
+    PHASOR_RETURN_IF_ERROR(CheckSameCodecs(*options.store, codecs));
+    s->cache_ = std::make_unique<KvCache>(cache, options.store);
+  }
+  PhaseTable phases = model.transformer().phases();
+  if (options.rope.has_value()) {
+    PHASOR_ASSIGN_OR_RETURN(phases, MakePhaseTable(*options.rope));
+    if (phases.step_P.size() != model.transformer().phases().step_P.size()) {
+      return InvalidArgument("rope: expected " + std::to_string(config.rope.n_rot) +
+                             " rotated dimensions, found " +
+                             std::to_string(2 * phases.step_P.size()));
+    }
+  }
+  s->cache_->SetSchedule(phases);
   return s;
 }
+
+const std::shared_ptr<KvStore>& Session::store() const { return cache_->store(); }
 
 int64_t Session::n_tokens() const { return cache_->n_tokens(); }
 
@@ -72,6 +122,7 @@ Status Session::Decode(std::span<const int32_t> tokens, const AppendOptions& opt
   }
   forward.observer = options.observer;
   forward.score_codes = options.score_codes;
+  forward.positions = options.positions;
   const int64_t last = static_cast<int64_t>(tokens.size()) - 1;
   const int64_t base = options.first_index;
   forward.on_logits = [&](int64_t index, std::span<const float> logits) {
@@ -87,12 +138,10 @@ Status Session::Decode(std::span<const int32_t> tokens, const AppendOptions& opt
 Status Session::Append(std::span<const int32_t> tokens, const AppendOptions& options) {
   const auto total = static_cast<int64_t>(tokens.size());
   if (total == 0) return InvalidArgument("prompt: expected at least one token, found none");
-  if (n_tokens() + total > n_ctx_) {
-    return OutOfRange("context: expected at most " + std::to_string(n_ctx_) + " tokens, found " +
-                      std::to_string(n_tokens() + total) + " (" + std::to_string(n_tokens()) +
-                      " in the cache and " + std::to_string(total) +
-                      " new); raise -c or shorten the text");
-  }
+  PHASOR_CHECK(options.positions.empty() ||
+               static_cast<int64_t>(options.positions.size()) == total);
+  PHASOR_RETURN_IF_ERROR(ShiftContext(total));
+  PHASOR_RETURN_IF_ERROR(CheckRoom(total));
   const auto start = Clock::now();
   AppendOptions chunk_options = options;
   for (int64_t done = 0; done < total;) {
@@ -102,6 +151,7 @@ Status Session::Append(std::span<const int32_t> tokens, const AppendOptions& opt
     }
     const int64_t n = std::min<int64_t>(options_.n_batch, total - done);
     chunk_options.first_index = done;
+    if (!options.positions.empty()) chunk_options.positions = options.positions.subspan(done, n);
     PHASOR_RETURN_IF_ERROR(Decode(tokens.subspan(done, n), chunk_options));
     done += n;
     if (options.on_progress) options.on_progress(done, total);
@@ -159,7 +209,8 @@ class StopFilter {
 Result<GenerateResult> Session::Generate(const GenerateOptions& options,
                                          const std::function<void(std::string_view)>& on_text) {
   PHASOR_RETURN_IF_ERROR(ValidateSamplerOptions(options.sampler));
-  if (logits_.empty()) return InvalidArgument("generate: expected a prompt before, found none");
+  if (tokens_.empty()) return InvalidArgument("generate: expected a prompt before, found none");
+  if (logits_.empty()) PHASOR_RETURN_IF_ERROR(RefreshLogits());
   Sampler sampler(options.sampler);
   const Tokenizer& tokenizer = model_->tokenizer();
   TokenStream stream(&tokenizer);
@@ -181,6 +232,7 @@ Result<GenerateResult> Session::Generate(const GenerateOptions& options,
       result.tokens.push_back(id);
       stopped = filter.Put(stream.Put(id));
     }
+    if (!end && !stopped) PHASOR_RETURN_IF_ERROR(ShiftContext(1));
     const bool full = n_tokens() >= n_ctx_;
     if (!full) {
       const int32_t one[] = {id};
@@ -204,19 +256,11 @@ Result<GenerateResult> Session::Generate(const GenerateOptions& options,
   return result;
 }
 
-Status Session::Truncate(int64_t n) {
-  PHASOR_RETURN_IF_ERROR(cache_->Truncate(n));
-  tokens_.resize(n);
-  logits_.clear();
-  return Status::Ok();
-}
-
-void Session::Clear() { (void)Truncate(0); }
-
 CacheStats Session::cache_stats() const {
   const ModelConfig& c = model_->config();
   CacheStats stats;
   stats.n_tokens = n_tokens();
+  stats.n_stale_tokens = cache_->n_stale_tokens();
   stats.used_bytes = cache_->UsedBytes();
   stats.allocated_bytes = cache_->AllocatedBytes();
   const double elements_per_token = 2.0 * c.n_layers * c.n_kv_heads * c.head_dim;
@@ -226,7 +270,7 @@ CacheStats Session::cache_stats() const {
     stats.bits_per_element = static_cast<double>(stats.used_bytes) * 8 /
                              (elements_per_token * static_cast<double>(stats.n_tokens));
   }
-  const double frozen = static_cast<double>(cache_->n_frozen_pages()) * kPageTokens;
+  const auto frozen = static_cast<double>(cache_->n_frozen_tokens());
   if (frozen > 0) {
     stats.page_bits_per_element =
         static_cast<double>(cache_->FrozenBytes()) * 8 / (elements_per_token * frozen);

@@ -10,9 +10,8 @@
 // neighbouring slots of one width b are a *quad*. D channels, Q = ceil(D / 4) quads. Page:
 //   0     f16 scale [4 Q], f16 low [4 Q], in slot order; value = low + scale * code
 //   ...   padding to a multiple of 64
-//   ...   the quads, b * 64 bytes each: for b & 4 four vectors of 64 bytes, for b & 2 two, for b &
-//   1
-//         one. Byte 4 t + k of a vector belongs to token t of a tile and slot k of the quad.
+//   ...   the quads, b * 64 bytes each: four vectors of 64 bytes for b & 4, two for b & 2, one for
+//         b & 1. Byte 4 t + k of a vector belongs to token t of a tile and slot k of the quad.
 //         4-bit part: vector m holds tiles 2 m (low nibble) and 2 m + 1 (high nibble).
 //         2-bit part: vector m holds tiles 4 m .. 4 m + 3, tile i at bit 2 (i % 4).
 //         1-bit part: tile i at bit i.
@@ -57,6 +56,7 @@ struct FrameLayout {
   // Middles of the code ranges [n_padded]: as numbers in slot order, and as bytes in the order of
   // the 8-bit query (64 at a time, FrameDword).
   std::vector<float> middle_S;
+  std::vector<uint8_t> middle_bytes_S;
   // Sum over the channels of the mean square of code - middle: what rounding errors of the 8-bit
   // query are multiplied by.
   float code_power = 0;
@@ -64,7 +64,6 @@ struct FrameLayout {
   // alone, [n_padded] each: for a second pass over the widest.
   float power_below[kMaxFrameBits + 2] = {};
   std::vector<uint8_t> middle_from[kMaxFrameBits + 1];
-  std::vector<uint8_t> middle_bytes_S;
 };
 
 // Queries are handled 64 slots (16 quads) at a time.

@@ -15,14 +15,6 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("unroll")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
-#define PHASOR_INLINE inline __attribute__((always_inline))
-
 namespace phasor {
 
 // As FrameKernels has them (frame_page_avx2.cc).

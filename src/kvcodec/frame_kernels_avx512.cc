@@ -7,13 +7,11 @@
 
 #include "kvcodec/frame_kernels.h"
 #include "kvcodec/page_avx512-inl.h"
+#include "simd/dot_bytes_avx512.h"
 
 PHASOR_BEGIN_AVX512
-#include "simd/dot_bytes_avx512.h"
 namespace phasor {
 namespace {
-
-#define PHASOR_INLINE inline __attribute__((always_inline))
 
 PHASOR_INLINE __m512 LoadHalf16(const std::byte* at) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));

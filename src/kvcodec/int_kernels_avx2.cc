@@ -8,17 +8,9 @@
 
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("unroll")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
-
-#define PHASOR_INLINE inline __attribute__((always_inline))
 
 PHASOR_INLINE __m256i Load256(const void* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(p));

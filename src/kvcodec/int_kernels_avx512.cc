@@ -10,20 +10,12 @@
 #endif
 #include <immintrin.h>
 
+#include "simd/dot_bytes_avx512.h"
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("unroll")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 PHASOR_BEGIN_AVX512
-#include "simd/dot_bytes_avx512.h"
 namespace phasor {
 namespace {
-
-#define PHASOR_INLINE inline __attribute__((always_inline))
 
 // What vpermb looks up: levels of all books, then their mirror images.
 PHASOR_INLINE __m512i SignedLevels(const IntLevels& levels) {

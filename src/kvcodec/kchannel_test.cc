@@ -12,6 +12,7 @@
 #include "kvcodec/kvcodec.h"
 #include "simd/cpu.h"
 #include "tensor/half.h"
+#include "tests/support/level_guard.h"
 
 namespace phasor {
 namespace {
@@ -34,17 +35,6 @@ std::vector<float> RandomRows(int n, int head_dim, Rng* rng) {
   }
   return x;
 }
-
-class LevelGuard {
- public:
-  explicit LevelGuard(CpuLevel level) : before_(ActiveCpuLevel()) {
-    EXPECT_TRUE(SetCpuLevel(level).ok());
-  }
-  ~LevelGuard() { EXPECT_TRUE(SetCpuLevel(before_).ok()); }
-
- private:
-  CpuLevel before_;
-};
 
 TEST(KChannel, ErrorsStayWithinHalfAStep) {
   for (CpuLevel level : AvailableCpuLevels()) {

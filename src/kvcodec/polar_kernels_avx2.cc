@@ -8,12 +8,6 @@
 #include "kvcodec/polar_kernels.h"
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("unroll")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 8")
-#endif
-
 namespace phasor {
 namespace {
 

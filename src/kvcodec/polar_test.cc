@@ -12,23 +12,13 @@
 #include "kvcodec/polar.h"
 #include "kvcodec/polar_codec.h"
 #include "kvcodec/polar_kernels.h"
+#include "tests/support/level_guard.h"
 
 namespace phasor {
 namespace {
 
 // f32 sums of up to 128 terms and sines to 1e-6, against the sum of magnitudes.
 constexpr double kScoreError = 1e-5;
-
-class LevelGuard {
- public:
-  explicit LevelGuard(CpuLevel level) : before_(ActiveCpuLevel()) {
-    EXPECT_TRUE(SetCpuLevel(level).ok());
-  }
-  ~LevelGuard() { EXPECT_TRUE(SetCpuLevel(before_).ok()); }
-
- private:
-  CpuLevel before_;
-};
 
 std::unique_ptr<PolarCodec> MakeCodec(int head_dim, int n_rot, const std::vector<PolarWidth>& width,
                                       CircleCut cut = CircleCut::kLargestGap,

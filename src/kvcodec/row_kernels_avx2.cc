@@ -8,12 +8,6 @@
 #include "simd/target.h"
 #include "tensor/half.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("unroll")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {

@@ -13,12 +13,6 @@
 
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("unroll")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace {

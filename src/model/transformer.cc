@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "base/aligned.h"
 #include "base/check.h"
 #include "ops/vector_ops.h"
 
@@ -46,15 +47,33 @@ ForwardScratch::~ForwardScratch() = default;
 Status Transformer::Forward(std::span<const int32_t> tokens, KvCache& cache,
                             const ForwardOptions& options, ForwardScratch& scratch,
                             ThreadPool& pool) const {
-  const int n = static_cast<int>(tokens.size());
-  PHASOR_CHECK(n > 0);
-  for (int32_t id : tokens) {
+  const BatchItem item[] = {{&cache, tokens, options.positions}};
+  return ForwardBatch(item, options, scratch, pool);
+}
+
+Status Transformer::CheckItem(const BatchItem& item) const {
+  PHASOR_CHECK(!item.tokens.empty());
+  PHASOR_CHECK(item.positions.empty() || item.positions.size() == item.tokens.size());
+  for (int32_t id : item.tokens) {
     if (id < 0 || id >= config_.n_vocab) {
       return InvalidArgument("model: expected token ids from 0 to " +
                              std::to_string(config_.n_vocab - 1) + ", found " + std::to_string(id));
     }
   }
-  PHASOR_RETURN_IF_ERROR(cache.Reserve(n));
+  return Status::Ok();
+}
+
+Status Transformer::ForwardBatch(std::span<const BatchItem> items, const ForwardOptions& options,
+                                 ForwardScratch& scratch, ThreadPool& pool) const {
+  int n = 0;
+  for (const BatchItem& item : items) {
+    PHASOR_RETURN_IF_ERROR(CheckItem(item));
+    n += static_cast<int>(item.tokens.size());
+  }
+  for (const BatchItem& item : items) {
+    PHASOR_RETURN_IF_ERROR(
+        item.cache->Reserve(static_cast<int>(item.tokens.size()), item.positions));
+  }
   ForwardScratch::Impl& s = scratch.impl();
   const int64_t d = config_.d_model, D = config_.head_dim, P = config_.rope.n_rot / 2;
   try {
@@ -74,28 +93,29 @@ Status Transformer::Forward(std::span<const int32_t> tokens, KvCache& cache,
   s.threads.resize(pool.size());
   const WeightCodecInfo* codec = weights_.embedding_codec;
   const int64_t row_bytes = RowBytes(weights_.embedding.dtype(), d);
-  ForTokens(pool, n, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      codec->decode(weights_.embedding.bytes.data() + tokens[t] * row_bytes, d, s.x.data() + t * d);
-      RopeAngles(phases_, cache.n_tokens() + t, s.cos_TP.data() + t * P, s.sin_TP.data() + t * P);
-    }
-  });
-  for (int layer = 0; layer < config_.n_layers; ++layer) {
-    AttentionBlock(layer, n, cache, options, s, pool);
-    FeedForwardBlock(layer, n, s, pool);
-  }
-  cache.CommitAppend(n);
-  if (const int n_pages = cache.PagesToFreeze(); n_pages > 0) {
-    const int n_heads_total = config_.n_layers * config_.n_kv_heads;
-    pool.ParallelFor(n_heads_total, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        cache.FreezeHead(static_cast<int>(i / config_.n_kv_heads),
-                         static_cast<int>(i % config_.n_kv_heads), n_pages);
+  int first = 0;
+  for (const BatchItem& item : items) {
+    const auto n_item = static_cast<int>(item.tokens.size());
+    const std::span<const PositionTicks> positions = item.cache->stored_positions();
+    ForTokens(pool, n_item, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        codec->decode(weights_.embedding.bytes.data() + item.tokens[t] * row_bytes, d,
+                      s.x.data() + (first + t) * d);
+        RopeAnglesAt(item.cache->schedule(), positions[t], s.cos_TP.data() + (first + t) * P,
+                     s.sin_TP.data() + (first + t) * P);
       }
     });
-    cache.CommitFreeze(n_pages);
+    first += n_item;
   }
-  if (options.logits != LogitsWanted::kNone) Logits(n, options, s, pool);
+  for (int layer = 0; layer < config_.n_layers; ++layer) {
+    AttentionBlock(layer, n, items, options, s, pool);
+    FeedForwardBlock(layer, n, s, pool);
+  }
+  for (const BatchItem& item : items) {
+    item.cache->CommitAppend(static_cast<int>(item.tokens.size()));
+    item.cache->Freeze(pool);
+  }
+  if (options.logits != LogitsWanted::kNone) Logits(items, options, s, pool);
   return Status::Ok();
 }
 
@@ -119,8 +139,35 @@ void Transformer::RotateHeads(int layer, int first, int last, ForwardScratch::Im
   rows(s.k, config_.n_kv_heads, w.k_norm);
 }
 
-void Transformer::AttentionBlock(int layer, int n, KvCache& cache, const ForwardOptions& options,
-                                 ForwardScratch::Impl& s, ThreadPool& pool) const {
+// Stores keys and values of one item's tokens, rows [first, first + n) of the batch.
+void Transformer::AppendRows(int layer, int first, int n, KvCache& cache, ForwardScratch::Impl& s,
+                             ThreadPool& pool) const {
+  const int D = config_.head_dim, n_kv = config_.n_kv_heads;
+  // Each head's rows are gathered and stored by one thread; heads are independent.
+  std::atomic<int> next_head{0};
+  auto append = [&](int thread) {
+    auto& buffers = s.threads[thread];
+    buffers.k_ND.Resize(static_cast<std::size_t>(n) * D);
+    buffers.v_ND.Resize(static_cast<std::size_t>(n) * D);
+    for (int h; (h = next_head.fetch_add(1)) < n_kv;) {
+      for (int t = 0; t < n; ++t) {
+        const int64_t from = (static_cast<int64_t>(first + t) * n_kv + h) * D;
+        std::copy_n(s.k.data() + from, D, buffers.k_ND.data() + static_cast<int64_t>(t) * D);
+        std::copy_n(s.v.data() + from, D, buffers.v_ND.data() + static_cast<int64_t>(t) * D);
+      }
+      cache.AppendHead(layer, h, buffers.k_ND.data(), buffers.v_ND.data(), n);
+    }
+  };
+  if (n < kSerialTokens) {
+    append(0);
+  } else {
+    pool.RunSharing(append);
+  }
+}
+
+void Transformer::AttentionBlock(int layer, int n, std::span<const BatchItem> items,
+                                 const ForwardOptions& options, ForwardScratch::Impl& s,
+                                 ThreadPool& pool) const {
   const LayerWeights& w = weights_.layers[layer];
   const int64_t d = config_.d_model;
   const int D = config_.head_dim, n_kv = config_.n_kv_heads;
@@ -140,26 +187,6 @@ void Transformer::AttentionBlock(int layer, int n, KvCache& cache, const Forward
   if (options.observer != nullptr) {
     (*options.observer)(layer, n, s.q.data(), s.k.data(), s.v.data());
   }
-  // Each head's rows are gathered and stored by one thread; heads are independent.
-  std::atomic<int> next_head{0};
-  auto append = [&](int thread) {
-    auto& buffers = s.threads[thread];
-    buffers.k_ND.Resize(static_cast<std::size_t>(n) * D);
-    buffers.v_ND.Resize(static_cast<std::size_t>(n) * D);
-    for (int h; (h = next_head.fetch_add(1)) < n_kv;) {
-      for (int t = 0; t < n; ++t) {
-        const int64_t from = (static_cast<int64_t>(t) * n_kv + h) * D;
-        std::copy_n(s.k.data() + from, D, buffers.k_ND.data() + static_cast<int64_t>(t) * D);
-        std::copy_n(s.v.data() + from, D, buffers.v_ND.data() + static_cast<int64_t>(t) * D);
-      }
-      cache.AppendHead(layer, h, buffers.k_ND.data(), buffers.v_ND.data(), n);
-    }
-  };
-  if (n < kSerialTokens) {
-    append(0);
-  } else {
-    pool.RunSharing(append);
-  }
   const AttentionShape shape{config_.n_heads,
                              n_kv,
                              D,
@@ -167,7 +194,15 @@ void Transformer::AttentionBlock(int layer, int n, KvCache& cache, const Forward
                              config_.sliding_window,
                              weights_.precision,
                              options.score_codes};
-  Attend(shape, cache, layer, n, s.q.data(), s.o.data(), s.attention, pool);
+  const int64_t row = static_cast<int64_t>(config_.n_heads) * D;
+  int first = 0;
+  for (const BatchItem& item : items) {
+    const auto n_item = static_cast<int>(item.tokens.size());
+    AppendRows(layer, first, n_item, *item.cache, s, pool);
+    Attend(shape, *item.cache, layer, n_item, s.q.data() + first * row, s.o.data() + first * row,
+           s.attention, pool);
+    first += n_item;
+  }
   const MatMulJob out[] = {{.w = &w.o, .y = s.x.data(), .accumulate = true}};
   MatMul(out, s.o.data(), 0, n, s.matmul, pool);
 }
@@ -191,22 +226,30 @@ void Transformer::FeedForwardBlock(int layer, int n, ForwardScratch::Impl& s,
   MatMul(down, s.gate.data(), 0, n, s.matmul, pool);
 }
 
-void Transformer::Logits(int n, const ForwardOptions& options, ForwardScratch::Impl& s,
-                         ThreadPool& pool) const {
+void Transformer::Logits(std::span<const BatchItem> items, const ForwardOptions& options,
+                         ForwardScratch::Impl& s, ThreadPool& pool) const {
   const int64_t d = config_.d_model, vocab = config_.n_vocab;
-  const int first = options.logits == LogitsWanted::kAll ? 0 : n - 1;
-  for (int begin = first; begin < n; begin += kLogitRows) {
-    const int count = std::min(kLogitRows, n - begin);
+  std::vector<int> wanted;  // rows of the batch
+  int end_row = 0;
+  for (const BatchItem& item : items) {
+    const int first = end_row;
+    end_row += static_cast<int>(item.tokens.size());
+    const bool all = options.logits == LogitsWanted::kAll;
+    for (int t = all ? first : end_row - 1; t < end_row; ++t) wanted.push_back(t);
+  }
+  const auto n_wanted = static_cast<int>(wanted.size());
+  for (int begin = 0; begin < n_wanted; begin += kLogitRows) {
+    const int count = std::min(kLogitRows, n_wanted - begin);
     s.logits.Resize(static_cast<std::size_t>(count) * vocab);
-    for (int t = begin; t < begin + count; ++t) {
-      RmsNorm(s.x.data() + t * d, weights_.output_norm.data(), config_.rms_eps, d,
-              s.h.data() + t * d);
+    for (int i = 0; i < count; ++i) {
+      RmsNorm(s.x.data() + wanted[begin + i] * d, weights_.output_norm.data(), config_.rms_eps, d,
+              s.h.data() + i * d);
     }
     const MatMulJob job[] = {{.w = &weights_.output, .y = s.logits.data(), .ldy = vocab}};
-    MatMul(job, s.h.data() + begin * d, 0, count, s.matmul, pool);
+    MatMul(job, s.h.data(), 0, count, s.matmul, pool);
     auto deliver = [&](int64_t b, int64_t e) {
       for (int64_t i = b; i < e; ++i) {
-        options.on_logits(begin + i,
+        options.on_logits(wanted[begin + i],
                           {s.logits.data() + i * vocab, static_cast<std::size_t>(vocab)});
       }
     };

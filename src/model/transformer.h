@@ -25,13 +25,25 @@ enum class LogitsWanted { kNone, kLast, kAll };
 
 struct ForwardOptions {
   LogitsWanted logits = LogitsWanted::kLast;
-  // kLast: called once with index n_new - 1. kAll: called for every index in order.
+  // kLast: called once with index n_new - 1. kAll: called for every index in order. In a batch the
+  // tokens of all items count as one row, and kLast is the last of every item.
   // The span [n_vocab] is valid during the call.
   std::function<void(int64_t index, std::span<const float>)> on_logits;
   // kAll only: on_logits may be called from several threads at once, for different indices.
   bool concurrent_logits = false;
   bool score_codes = false;  // AttentionShape::score_codes
+  // Where the tokens stand, [n]; empty: one apart from the cache's next_position() on. Causality
+  // follows the order of the tokens, not their positions.
+  std::span<const PositionTicks> positions = {};
   const AttentionObserver* observer = nullptr;
+};
+
+// New tokens of one sequence. Sequences of one batch share every weight matrix product; each
+// attends to its own cache.
+struct BatchItem {
+  KvCache* cache = nullptr;                       // a different one in every item of a batch
+  std::span<const int32_t> tokens;                // at least one
+  std::span<const PositionTicks> positions = {};  // as ForwardOptions::positions
 };
 
 // Buffers of a pass; one per session.
@@ -55,18 +67,25 @@ class Transformer {
   const ModelWeights& weights() const { return weights_; }
   const PhaseTable& phases() const { return phases_; }
 
-  // Appends `tokens` (ids within the vocabulary) to the cache and computes logits. On error the
-  // cache is as before.
+  // Appends `tokens` (ids within the vocabulary) to the cache, turned by the cache's schedule, and
+  // computes logits. On error the cache is as before.
   Status Forward(std::span<const int32_t> tokens, KvCache& cache, const ForwardOptions& options,
                  ForwardScratch& scratch, ThreadPool& pool) const;
+  // The same for several sequences at once; options.positions is not used.
+  Status ForwardBatch(std::span<const BatchItem> items, const ForwardOptions& options,
+                      ForwardScratch& scratch, ThreadPool& pool) const;
 
  private:
-  void AttentionBlock(int layer, int n, KvCache& cache, const ForwardOptions& options,
-                      ForwardScratch::Impl& s, ThreadPool& pool) const;
+  Status CheckItem(const BatchItem& item) const;
+  void AttentionBlock(int layer, int n, std::span<const BatchItem> items,
+                      const ForwardOptions& options, ForwardScratch::Impl& s,
+                      ThreadPool& pool) const;
+  void AppendRows(int layer, int first, int n, KvCache& cache, ForwardScratch::Impl& s,
+                  ThreadPool& pool) const;
   void FeedForwardBlock(int layer, int n, ForwardScratch::Impl& s, ThreadPool& pool) const;
   void RotateHeads(int layer, int first, int last, ForwardScratch::Impl& s) const;
-  void Logits(int n, const ForwardOptions& options, ForwardScratch::Impl& s,
-              ThreadPool& pool) const;
+  void Logits(std::span<const BatchItem> items, const ForwardOptions& options,
+              ForwardScratch::Impl& s, ThreadPool& pool) const;
 
   ModelConfig config_;
   ModelWeights weights_;

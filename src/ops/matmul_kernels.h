@@ -13,16 +13,8 @@
 #include <cstdint>
 
 #include "ops/panel_layout.h"
+#include "simd/target.h"
 #include "tensor/dtype.h"
-
-// Arrays of vectors stay in registers only where every loop over them is unrolled and every
-// function that takes them is inlined.
-#define PHASOR_INLINE inline __attribute__((always_inline))
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 namespace phasor {
 

@@ -97,14 +97,28 @@ float KlDivergence(const float* base, const float* test, int64_t n) {
   return static_cast<float>(sum);
 }
 
-void RopeAngles(const PhaseTable& table, int64_t position, float* cos_P, float* sin_P) {
-  const double factor = table.attention_factor;
-  for (std::size_t j = 0; j < table.step_P.size(); ++j) {
-    // The product wraps modulo one turn exactly; a signed reading keeps small angles small.
-    const auto turns64 = static_cast<int64_t>(table.step_P[j] * static_cast<uint64_t>(position));
-    const double angle = static_cast<double>(turns64) * (6.283185307179586476925 * 0x1.0p-64);
+void TurnsToAngles(std::span<const uint64_t> turns_P, double factor, float* cos_P, float* sin_P) {
+  for (std::size_t j = 0; j < turns_P.size(); ++j) {
+    // A signed reading keeps small angles small.
+    const double angle = static_cast<double>(static_cast<int64_t>(turns_P[j])) *
+                         (6.283185307179586476925 * 0x1.0p-64);
     cos_P[j] = static_cast<float>(std::cos(angle) * factor);
     sin_P[j] = static_cast<float>(std::sin(angle) * factor);
+  }
+}
+
+void RopeAngles(const PhaseTable& table, int64_t position, float* cos_P, float* sin_P) {
+  for (std::size_t j = 0; j < table.step_P.size(); ++j) {
+    // The product wraps modulo one turn exactly.
+    const uint64_t turns = table.step_P[j] * static_cast<uint64_t>(position);
+    TurnsToAngles({&turns, 1}, table.attention_factor, cos_P + j, sin_P + j);
+  }
+}
+
+void RopeAnglesAt(const PhaseTable& table, PositionTicks position, float* cos_P, float* sin_P) {
+  for (std::size_t j = 0; j < table.step_P.size(); ++j) {
+    const uint64_t turns = TurnsAt(table.step_P[j], position);
+    TurnsToAngles({&turns, 1}, table.attention_factor, cos_P + j, sin_P + j);
   }
 }
 

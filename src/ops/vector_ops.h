@@ -42,6 +42,10 @@ float KlDivergence(const float* base, const float* test, int64_t n);
 // Cosines and sines of one position for every pair: angle = position * step_P (mod 1 turn).
 // cos_P and sin_P are multiplied by the table's attention factor. Error below 1e-7 at any position.
 void RopeAngles(const PhaseTable& table, int64_t position, float* cos_P, float* sin_P);
+// The same at a position in ticks (kTicksPerPosition).
+void RopeAnglesAt(const PhaseTable& table, PositionTicks position, float* cos_P, float* sin_P);
+// Cosines and sines, times factor, of angles in turns * 2^64.
+void TurnsToAngles(std::span<const uint64_t> turns_P, double factor, float* cos_P, float* sin_P);
 
 // Rotates n_heads rows of head_dim floats in place; dimensions beyond n_rot stay as they are.
 void ApplyRope(float* x_HD, int n_heads, int head_dim, int n_rot, RopePairing pairing,

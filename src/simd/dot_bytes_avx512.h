@@ -7,18 +7,19 @@
 
 #include <cstdint>
 
+#include "simd/target.h"
+
+PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace {
 
 // sum += 16 sums of 4 products, unsigned bytes times signed bytes.
-inline __attribute__((always_inline)) void AddByteProducts(__m512i& sum, __m512i unsigned_bytes,
-                                                           __m512i signed_bytes) {
+PHASOR_INLINE void AddByteProducts(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
 }
 
 // The same, every sum with the same 4 signed bytes.
-inline __attribute__((always_inline)) void AddByteProducts(__m512i& sum, __m512i unsigned_bytes,
-                                                           const int8_t* four) {
+PHASOR_INLINE void AddByteProducts(__m512i& sum, __m512i unsigned_bytes, const int8_t* four) {
   asm("vpdpbusd %2%{1to16%}, %1, %0"
       : "+v"(sum)
       : "v"(unsigned_bytes), "m"(*reinterpret_cast<const int32_t*>(four)));
@@ -26,3 +27,4 @@ inline __attribute__((always_inline)) void AddByteProducts(__m512i& sum, __m512i
 
 }  // namespace
 }  // namespace phasor
+PHASOR_END_TARGET

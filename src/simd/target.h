@@ -26,3 +26,12 @@
 #define PHASOR_BEGIN_AVX512_BF16 \
   PHASOR_BEGIN_TARGET_(          \
       "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")
+
+// Arrays of vectors stay in registers only where every loop over them is unrolled and every
+// function that takes them is inlined.
+#define PHASOR_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define PHASOR_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PHASOR_UNROLL _Pragma("GCC unroll 16")
+#endif
