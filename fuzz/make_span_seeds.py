@@ -26,8 +26,7 @@ def span(n_layers, n_kv_heads, blocks, pieces, attachments=(), known=1, version=
     out = struct.pack("<Q", len(blocks)) + bytes(8 * len(blocks))
     out += text("0123456789abcdef") + text("t")
     out += struct.pack("<5I", n_layers, n_kv_heads, 2, 2, 8) + text("rope") + struct.pack("<Q", 7)
-    out += text("f16") + text("f16")
-    out += (text("frame4") + text("q4_head") + struct.pack("<Q", 0)) * n_layers
+    out += (text("frame4") + text("q4_head") + text("f16") * 2 + struct.pack("<Q", 0)) * n_layers
     out += struct.pack("<4I", row, row, page, page) * (n_layers * n_kv_heads)
     out += struct.pack("<IQ", known, 3 * known) + bytes([known]) * 16
     n_tokens = sum(p[2] for p in pieces)
@@ -35,7 +34,7 @@ def span(n_layers, n_kv_heads, blocks, pieces, attachments=(), known=1, version=
     out += struct.pack("<qQ", n_tokens * ONE, 1) + struct.pack("<fQ", 1.0, 1 << 61)
     payload = b""
     for encoding, n in blocks:
-        out += struct.pack("<II", encoding, n) + struct.pack(f"<{n}q", *(i * ONE for i in range(n)))
+        out += struct.pack("<III", encoding, 0, n) + struct.pack(f"<{n}q", *(i * ONE for i in range(n)))
         size = page if encoding == CODES else n * row
         payload += pad(b"\x55" * size) * (2 * n_layers * n_kv_heads)
     out += struct.pack("<Q", len(pieces)) + b"".join(struct.pack("<IIIIIIq", *p[:3], 0, 0, 0, p[3])

@@ -57,7 +57,7 @@ class ChunkStoreCrash : public ::testing::Test {
     f.n_layers = 2;
     f.n_kv_heads = 2;
     f.page_tokens = 16;
-    f.layers.assign(2, {"frame4", "q4_head", 0});
+    f.layers.assign(2, {"frame4", "q4_head", "f16", "f16", 0});
     f.head_bytes.assign(4, {32, 32, page_bytes, page_bytes});
     return f;
   }

@@ -71,11 +71,11 @@ Status ValidateFingerprint(const SpanFingerprint& f, const std::string& where) {
   PHASOR_RETURN_IF_ERROR(CheckString(f.model_hash, "model hash", where));
   PHASOR_RETURN_IF_ERROR(CheckString(f.tokenizer_hash, "tokenizer hash", where));
   PHASOR_RETURN_IF_ERROR(CheckString(f.rope_schedule, "RoPE schedule", where));
-  PHASOR_RETURN_IF_ERROR(CheckString(f.key_row_codec, "K type of rows", where));
-  PHASOR_RETURN_IF_ERROR(CheckString(f.value_row_codec, "V type of rows", where));
   for (const SpanLayerCodecs& layer : f.layers) {
     PHASOR_RETURN_IF_ERROR(CheckString(layer.key_codec, "K type", where));
     PHASOR_RETURN_IF_ERROR(CheckString(layer.value_codec, "V type", where));
+    PHASOR_RETURN_IF_ERROR(CheckString(layer.key_rows, "K type of rows", where));
+    PHASOR_RETURN_IF_ERROR(CheckString(layer.value_rows, "V type of rows", where));
   }
   for (const SpanHeadBytes& b : f.head_bytes) {
     for (uint32_t bytes : {b.key_row, b.value_row, b.key_page, b.value_page}) {
@@ -91,8 +91,11 @@ Status ValidateBlock(const SpanBlock& block, std::size_t index, uint32_t page_to
   PHASOR_RETURN_IF_ERROR(CheckRange(static_cast<uint32_t>(block.encoding), 0,
                                     static_cast<uint32_t>(SpanEncoding::kCodes),
                                     field + ": encoding", where));
+  const bool rows = block.encoding == SpanEncoding::kRows;
   PHASOR_RETURN_IF_ERROR(
-      CheckRange(block.positions.size(), 1, page_tokens, field + ": tokens", where));
+      CheckRange(block.first_row, 0, rows ? page_tokens - 1 : 0, field + ": first row", where));
+  PHASOR_RETURN_IF_ERROR(CheckRange(block.positions.size(), 1, page_tokens - block.first_row,
+                                    field + ": tokens", where));
   for (int64_t p : block.positions) {
     PHASOR_RETURN_IF_ERROR(CheckPosition(p, field + ": position", where));
   }
@@ -120,11 +123,12 @@ Status ValidatePieces(const SpanHeader& header, const std::string& where) {
                          std::to_string(header.blocks.size()) + ", found " +
                          std::to_string(piece.block));
     }
-    const uint64_t n_tokens = header.blocks[piece.block].n_tokens();
+    const SpanBlock& block = header.blocks[piece.block];
+    const uint64_t end = uint64_t{block.first_row} + block.n_tokens();
     PHASOR_RETURN_IF_ERROR(
-        CheckRange(piece.first_row, 0, n_tokens - 1, field + ": first row", where));
+        CheckRange(piece.first_row, block.first_row, end - 1, field + ": first row", where));
     PHASOR_RETURN_IF_ERROR(
-        CheckRange(piece.n_rows, 1, n_tokens - piece.first_row, field + ": rows", where));
+        CheckRange(piece.n_rows, 1, end - piece.first_row, field + ": rows", where));
     PHASOR_RETURN_IF_ERROR(
         CheckRange(piece.schedule, 0, header.schedules.size() - 1, field + ": schedule", where));
     PHASOR_RETURN_IF_ERROR(CheckRange(piece.group, 0, 1, field + ": group", where));
@@ -160,8 +164,6 @@ Status CheckSameFingerprint(const SpanFingerprint& expected, const SpanFingerpri
   fields.Check("tokens of a full block", expected.page_tokens, found.page_tokens);
   fields.Check("RoPE schedule", expected.rope_schedule, found.rope_schedule);
   fields.Check("RoPE frequencies (hash)", expected.rope_hash, found.rope_hash);
-  fields.Check("K type of rows", expected.key_row_codec, found.key_row_codec);
-  fields.Check("V type of rows", expected.value_row_codec, found.value_row_codec);
   if (!fields.status().ok()) return fields.status();
   PHASOR_CHECK(expected.layers.size() == found.layers.size());
   PHASOR_CHECK(expected.head_bytes.size() == found.head_bytes.size());
@@ -170,6 +172,8 @@ Status CheckSameFingerprint(const SpanFingerprint& expected, const SpanFingerpri
     const std::string layer = "layer " + std::to_string(i) + ": ";
     fields.Check(layer + "K type", e.key_codec, f.key_codec);
     fields.Check(layer + "V type", e.value_codec, f.value_codec);
+    fields.Check(layer + "K type of rows", e.key_rows, f.key_rows);
+    fields.Check(layer + "V type of rows", e.value_rows, f.value_rows);
     fields.Check(layer + "calibration (hash)", e.calibration_hash, f.calibration_hash);
     for (uint32_t h = 0; h < expected.n_kv_heads; ++h) {
       const SpanHeadBytes &a = expected.bytes_of(i, h), &b = found.bytes_of(i, h);
@@ -230,9 +234,9 @@ std::vector<int64_t> SpanPositions(const SpanHeader& header) {
   std::vector<int64_t> positions;
   positions.reserve(header.tokens.size());
   for (const SpanPiece& piece : header.pieces) {
-    const std::vector<int64_t>& of_block = header.blocks[piece.block].positions;
+    const SpanBlock& block = header.blocks[piece.block];
     for (uint32_t r = 0; r < piece.n_rows; ++r) {
-      positions.push_back(of_block[piece.first_row + r] + piece.shift);
+      positions.push_back(block.positions[piece.first_row - block.first_row + r] + piece.shift);
     }
   }
   return positions;

@@ -38,7 +38,8 @@ struct SpanHeadBytes {
 };
 
 struct SpanLayerCodecs {
-  std::string key_codec, value_codec;  // ids
+  std::string key_codec, value_codec;  // ids, of pages
+  std::string key_rows, value_rows;    // ids, of rows
   uint64_t calibration_hash = 0;       // of the widths of this layer; 0: none
   bool operator==(const SpanLayerCodecs&) const = default;
 };
@@ -49,12 +50,11 @@ struct SpanFingerprint {
   std::string model_hash;
   std::string tokenizer_hash;
   uint32_t n_layers = 0, n_kv_heads = 0, head_dim = 0;
-  uint32_t n_rot = 0;         // dimensions of a head that RoPE turns, even
-  uint32_t page_tokens = 0;   // tokens of a full block
-  std::string rope_schedule;  // method and numbers, for people
-  uint64_t rope_hash = 0;     // of the phase table, the pairing and the attention factor
-  std::string key_row_codec, value_row_codec;
-  std::vector<SpanLayerCodecs> layers;    // [n_layers]
+  uint32_t n_rot = 0;                   // dimensions of a head that RoPE turns, even
+  uint32_t page_tokens = 0;             // tokens of a full block
+  std::string rope_schedule;            // method and numbers, for people
+  uint64_t rope_hash = 0;               // of the phase table, the pairing and the attention factor
+  std::vector<SpanLayerCodecs> layers;  // [n_layers]
   std::vector<SpanHeadBytes> head_bytes;  // [n_layers, n_kv_heads]
 
   const SpanHeadBytes& bytes_of(uint32_t layer, uint32_t head) const {
@@ -71,9 +71,13 @@ inline constexpr uint32_t kMaxPageTokens = 4096;
 Status CheckSameFingerprint(const SpanFingerprint& expected, const SpanFingerprint& found,
                             const std::string& where);
 
+// Stored are rows [first_row, first_row + n_tokens()) of the block. Of row blocks that may be any
+// part; they are restored to the same rows, because where a row lies decides in which order sums
+// are rounded. Codes are stored from row 0 on.
 struct SpanBlock {
   SpanEncoding encoding = SpanEncoding::kRows;
-  std::vector<int64_t> positions;  // one per token; 1 .. page_tokens of them
+  uint32_t first_row = 0;
+  std::vector<int64_t> positions;  // one per token; at least 1
   uint32_t n_tokens() const { return static_cast<uint32_t>(positions.size()); }
   bool operator==(const SpanBlock&) const = default;
 };
@@ -95,7 +99,7 @@ enum SpanPieceFlags : uint32_t {
 
 struct SpanPiece {
   uint32_t block = 0;      // index into SpanHeader::blocks
-  uint32_t first_row = 0;  // within the block
+  uint32_t first_row = 0;  // of the block; all of its rows are stored ones
   uint32_t n_rows = 0;     // at least 1
   uint32_t schedule = 0;   // index into SpanHeader::schedules
   uint32_t group = 0;      // attention group, 0 or 1

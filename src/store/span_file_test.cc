@@ -213,10 +213,10 @@ TEST(SpanFile, AForeignFingerprintIsRefusedByTheNameOfTheField) {
       {"tokens of a full block", [](auto& f) { f.page_tokens += 1; }},
       {"RoPE schedule", [](auto& f) { f.rope_schedule = "yarn, factor 4"; }},
       {"RoPE frequencies (hash)", [](auto& f) { f.rope_hash ^= 1; }},
-      {"K type of rows", [](auto& f) { f.key_row_codec = "bf16"; }},
-      {"V type of rows", [](auto& f) { f.value_row_codec = "f32"; }},
       {"layer 0: K type", [](auto& f) { f.layers[0].key_codec = "polar"; }},
       {"layer 0: V type", [](auto& f) { f.layers[0].value_codec = "f16"; }},
+      {"layer 0: K type of rows", [](auto& f) { f.layers[0].key_rows = "bf16"; }},
+      {"layer 0: V type of rows", [](auto& f) { f.layers[0].value_rows = "f32"; }},
       {"layer 0: calibration (hash)", [](auto& f) { f.layers[0].calibration_hash ^= 1; }},
       {"layer 0: KV head 0: bytes of a K row", [](auto& f) { f.head_bytes[0].key_row += 1; }},
       {"layer 0: KV head 0: bytes of a V row", [](auto& f) { f.head_bytes[0].value_row += 1; }},
@@ -240,12 +240,18 @@ TEST(SpanFile, HeadersThatContradictThemselvesAreNeitherWrittenNorRead) {
       [](SpanHeader& h) { h.tokens.pop_back(); },
       [](SpanHeader& h) { h.tokens.clear(); },
       [](SpanHeader& h) { h.pieces[0].block = 3; },
-      [](SpanHeader& h) { h.pieces[1].first_row = h.blocks[1].n_tokens(); },
+      [](SpanHeader& h) { h.pieces[1].first_row = h.blocks[1].first_row + h.blocks[1].n_tokens(); },
       [](SpanHeader& h) { h.pieces[1].n_rows = 0; },
       [](SpanHeader& h) { h.pieces[1].n_rows = UINT32_MAX; },
       [](SpanHeader& h) { h.pieces[2].shift = INT64_MIN; },
       [](SpanHeader& h) { h.blocks[0].positions[0] = kMaxPosition + 1; },
       [](SpanHeader& h) { h.blocks[0].positions.clear(); },
+      [](SpanHeader& h) { h.blocks[0].first_row = h.fingerprint.page_tokens; },
+      [](SpanHeader& h) { h.blocks[0].first_row = UINT32_MAX; },
+      [](SpanHeader& h) {
+        h.blocks[1].encoding = SpanEncoding::kCodes;
+        h.blocks[1].first_row = 1;
+      },
       [](SpanHeader& h) { h.blocks[0].positions.resize(h.fingerprint.page_tokens + 1); },
       [](SpanHeader& h) { h.blocks[0].encoding = static_cast<SpanEncoding>(2); },
       [](SpanHeader& h) { h.fingerprint.head_bytes[0].key_page = 0; },
@@ -309,7 +315,7 @@ TEST(SpanFile, PlacingASpanMovesItsShiftsAndRefusesOffsetsWithoutRoom) {
   }
   // The first token has room and the last has none.
   SpanHeader two = header;
-  two.blocks = {{SpanEncoding::kRows, {0, kPositionOne}}};
+  two.blocks = {{.positions = {0, kPositionOne}}};
   two.pieces = {SpanPiece{.n_rows = 2}};
   two.tokens = {1, 2};
   EXPECT_TRUE(PiecesAt(two, kMaxPosition - kPositionOne).ok());

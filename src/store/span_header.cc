@@ -108,13 +108,13 @@ SpanFingerprint ReadFingerprint(FieldReader& in) {
   f.page_tokens = in.Number<uint32_t>("tokens of a full block");
   f.rope_schedule = in.String("RoPE schedule");
   f.rope_hash = in.Number<uint64_t>("RoPE frequencies (hash)");
-  f.key_row_codec = in.String("K type of rows");
-  f.value_row_codec = in.String("V type of rows");
-  constexpr uint64_t kMinLayerBytes = 4 + 4 + 8;
+  constexpr uint64_t kMinLayerBytes = 4 * 4 + 8;
   if (in.Need(f.n_layers, kMinLayerBytes, "codecs")) f.layers.resize(f.n_layers);
   for (SpanLayerCodecs& layer : f.layers) {
     layer.key_codec = in.String("K type");
     layer.value_codec = in.String("V type");
+    layer.key_rows = in.String("K type of rows");
+    layer.value_rows = in.String("V type of rows");
     layer.calibration_hash = in.Number<uint64_t>("calibration (hash)");
   }
   const auto sizes = in.Numbers<uint32_t>(uint64_t{f.n_layers} * f.n_kv_heads <= UINT64_MAX / 4
@@ -137,11 +137,11 @@ void AppendFingerprint(const SpanFingerprint& f, std::vector<std::byte>* out) {
   for (uint32_t n : {f.n_layers, f.n_kv_heads, f.head_dim, f.n_rot, f.page_tokens}) w.Number(n);
   w.String(f.rope_schedule);
   w.Number(f.rope_hash);
-  w.String(f.key_row_codec);
-  w.String(f.value_row_codec);
   for (const SpanLayerCodecs& layer : f.layers) {
     w.String(layer.key_codec);
     w.String(layer.value_codec);
+    w.String(layer.key_rows);
+    w.String(layer.value_rows);
     w.Number(layer.calibration_hash);
   }
   for (const SpanHeadBytes& b : f.head_bytes) {
@@ -171,6 +171,7 @@ std::vector<std::byte> EncodeSpanHeader(const SpanHeader& header,
   }
   for (const SpanBlock& block : header.blocks) {
     w.Number(static_cast<uint32_t>(block.encoding));
+    w.Number(block.first_row);
     w.Number(block.n_tokens());
     w.Numbers(block.positions);
   }
@@ -194,7 +195,7 @@ std::vector<std::byte> EncodeSpanHeader(const SpanHeader& header,
 
 Result<DecodedSpanHeader> DecodeSpanHeader(std::span<const std::byte> bytes,
                                            const std::string& where) {
-  constexpr uint64_t kMinBlockBytes = 8 + 4 + 4 + 8, kPieceBytes = 32, kMinAttachmentBytes = 12;
+  constexpr uint64_t kMinBlockBytes = 8 + 4 + 4 + 4 + 8, kPieceBytes = 32, kMinAttachmentBytes = 12;
   FieldReader in(bytes, where);
   DecodedSpanHeader out;
   SpanHeader& h = out.header;
@@ -216,6 +217,7 @@ Result<DecodedSpanHeader> DecodeSpanHeader(std::span<const std::byte> bytes,
   if (in.status().ok()) h.blocks.resize(n_blocks);
   for (SpanBlock& block : h.blocks) {
     block.encoding = static_cast<SpanEncoding>(in.Number<uint32_t>("encoding"));
+    block.first_row = in.Number<uint32_t>("first row of a block");
     block.positions = in.Numbers<int64_t>(in.Number<uint32_t>("tokens of a block"), "positions");
   }
   h.pieces.resize(in.Count(kPieceBytes, "pieces"));

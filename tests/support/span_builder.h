@@ -84,9 +84,9 @@ inline SpanFingerprint RandomFingerprint(Rng& rng, uint32_t max_layers, uint32_t
   f.page_tokens = static_cast<uint32_t>(1 + rng.Below(128));
   f.rope_schedule = "rope, base 10000";
   f.rope_hash = rng.NextU64();
-  f.key_row_codec = f.value_row_codec = "f16";
   for (uint32_t i = 0; i < f.n_layers; ++i) {
-    f.layers.push_back({"frame4", rng.Below(2) != 0 ? "q4_head" : "q8_0", rng.NextU64()});
+    f.layers.push_back(
+        {"frame4", rng.Below(2) != 0 ? "q4_head" : "q8_0", "f16", "f16", rng.NextU64()});
   }
   const auto size = [&](uint32_t limit) { return static_cast<uint32_t>(1 + rng.Below(limit)); };
   const uint32_t key_row = size(2 * f.head_dim), value_row = size(2 * f.head_dim);
@@ -111,7 +111,11 @@ inline MemorySpan RandomSpan(Rng& rng, SpanFingerprint fingerprint, uint32_t n_b
   for (uint32_t i = 0; i < n_blocks; ++i) {
     SpanBlock& block = s.span.blocks.emplace_back();
     block.encoding = rng.Below(2) != 0 ? SpanEncoding::kCodes : SpanEncoding::kRows;
-    for (uint64_t n = 1 + rng.Below(s.span.fingerprint.page_tokens); n > 0; --n) {
+    const uint32_t page_tokens = s.span.fingerprint.page_tokens;
+    if (block.encoding == SpanEncoding::kRows) {
+      block.first_row = static_cast<uint32_t>(rng.Below(page_tokens));
+    }
+    for (uint64_t n = 1 + rng.Below(page_tokens - block.first_row); n > 0; --n) {
       block.positions.push_back(position);
       position += kPositionOne;
     }
@@ -125,8 +129,9 @@ inline MemorySpan RandomSpan(Rng& rng, SpanFingerprint fingerprint, uint32_t n_b
     SpanPiece piece;
     piece.block = i < n_blocks ? i : static_cast<uint32_t>(rng.Below(n_blocks));
     const uint32_t n = s.span.blocks[piece.block].n_tokens();
-    piece.first_row = static_cast<uint32_t>(rng.Below(n));
-    piece.n_rows = static_cast<uint32_t>(1 + rng.Below(n - piece.first_row));
+    const auto skipped = static_cast<uint32_t>(rng.Below(n));
+    piece.first_row = s.span.blocks[piece.block].first_row + skipped;
+    piece.n_rows = static_cast<uint32_t>(1 + rng.Below(n - skipped));
     piece.shift = static_cast<int64_t>(rng.Below(1000)) * kPositionOne;
     piece.schedule = static_cast<uint32_t>(rng.Below(s.span.schedules.size()));
     piece.group = static_cast<uint32_t>(rng.Below(2));
