@@ -210,6 +210,13 @@ class Session {
   void TakeTextOf(const Session& other);
   // The schedule of tokens from now on; those that are there keep theirs.
   Status SetSchedule(const RopeParams& rope);
+  // Writes text, keys, values and logits to a span file (docs/formats.md), whole or not at all.
+  // kResourceExhausted when the disk is full; a file that was there is kept.
+  Status Save(const std::string& path) const;
+  // Puts the text of such a file in the place of this session's. The model, tokenizer, cache types,
+  // calibration and schedule must be those it was saved with: kInvalidArgument names the first that
+  // differs. kOutOfRange when it is longer than the context. On an error the session is as before.
+  Status Load(const std::string& path);
   // Reads the newest token again, for logits() after an edit.
   Status RefreshLogits();
   const std::shared_ptr<KvStore>& store() const;

@@ -10,12 +10,6 @@
 namespace phasor {
 namespace {
 
-// The 16-bit (or float) rows that hold the first and newest tokens beside a codec.
-const char* WindowType(const std::string& type) {
-  if (type == "f32" || type == "bf16") return type == "f32" ? "f32" : "bf16";
-  return "f16";
-}
-
 KvCodecParams HeadParams(const ModelConfig& config, KvRole role, int layer, int head) {
   KvCodecParams p;
   p.head_dim = config.head_dim;
@@ -28,6 +22,11 @@ KvCodecParams HeadParams(const ModelConfig& config, KvRole role, int layer, int 
 }
 
 }  // namespace
+
+const char* WindowType(const std::string& type) {
+  if (type == "f32" || type == "bf16") return type == "f32" ? "f32" : "bf16";
+  return "f16";
+}
 
 std::vector<float> RadiansPerToken(const PhaseTable& phases) {
   std::vector<float> omega_P;

@@ -14,6 +14,9 @@ namespace phasor {
 Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
                                             int n_layers);
 
+// The row codec that holds the first and newest tokens beside a codec: "f16" or "bf16" or "f32".
+const char* WindowType(const std::string& type);
+
 // Frequencies as codecs take them (KvCodecParams::omega_P).
 std::vector<float> RadiansPerToken(const PhaseTable& phases);
 
