@@ -127,7 +127,7 @@ TEST(SpanFile, EveryOtherLengthIsRefused) {
   }
   for (std::size_t more : {1, 63, 64, 4096}) {
     std::vector<std::byte> longer = image;
-    longer.resize(image.size() + more);
+    longer.insert(longer.end(), more, std::byte{0});
     ASSERT_FALSE(Refusal(longer).ok()) << more << " bytes more";
   }
 }
