@@ -199,7 +199,9 @@ Status TimeModel(const ExperimentInput& input, const Sizes& sizes, ExperimentRep
     status = full->Append(input.text.first(n), append);
   });
   PHASOR_RETURN_IF_ERROR(status);
-  const PackOptions options{.anchor = input.text.first(1), .cancel = input.cancel};
+  PackOptions options;
+  options.anchor = input.text.first(1);
+  options.cancel = input.cancel;
   PHASOR_ASSIGN_OR_RETURN(const PackReport pack, ReadPacked(documents, options, packed.get()));
   report->measured[{"model_ms", "anchor"}] = pack.milliseconds;
   return Status::Ok();
@@ -211,7 +213,9 @@ Status CompareWithMask(const ExperimentInput& input, const Sizes& sizes, Experim
   const auto vocab = static_cast<int64_t>(input.model->config().n_vocab);
   PHASOR_ASSIGN_OR_RETURN(auto session, PlainSession(*input.model, n));
   std::vector<float> forked(static_cast<std::size_t>((n - 1) * vocab));
-  PackOptions options{.anchor = input.text.first(1), .cancel = input.cancel};
+  PackOptions options;
+  options.anchor = input.text.first(1);
+  options.cancel = input.cancel;
   options.on_logits = [&](int document, int64_t index, std::span<const float> logits) {
     std::copy(logits.begin(), logits.end(),
               forked.begin() + (document * n_document + index) * vocab);
@@ -223,7 +227,7 @@ Status CompareWithMask(const ExperimentInput& input, const Sizes& sizes, Experim
   };
   const std::vector<float> dense =
       DenseReferenceLogits(input.model->transformer(),
-                           {.tokens = input.text.first(n), .sees = sees}, input.model->pool());
+                           {.tokens = input.text.first(n), .positions = {}, .sees = sees}, input.model->pool());
   report->measured[{"difference", "forks"}] =
       RelativeDifference(forked, std::span(dense).subspan(static_cast<std::size_t>(vocab)));
   return Status::Ok();

@@ -146,7 +146,10 @@ class Search {
                      FinishReason reason) {
     const auto length = static_cast<double>(tokens.size()) + n_end;
     TokenStream stream(&tokenizer_);
-    BeamHypothesis h{.tokens = tokens, .log_probability = log_probability, .reason = reason};
+    BeamHypothesis h;
+    h.tokens = tokens;
+    h.log_probability = log_probability;
+    h.reason = reason;
     for (int32_t id : tokens) h.text += stream.Put(id);
     h.text += stream.Flush();
     h.score = log_probability / std::pow(std::max(length, 1.0), options_.length_penalty);
