@@ -231,8 +231,11 @@ void DecodeFrame(const FrameLayout& layout, const std::byte* page, float* frame_
 }
 
 const FrameKernels& FrameKernelsFor(CpuLevel level) {
+#if defined(__x86_64__)
   if (level == CpuLevel::kAvx512) return kFrameKernelsAvx512;
-  return level == CpuLevel::kAvx2 ? kFrameKernelsAvx2 : kScalar;
+  if (level == CpuLevel::kAvx2) return kFrameKernelsAvx2;
+#endif
+  return kScalar;
 }
 
 const FrameKernels& ActiveFrameKernels() { return FrameKernelsFor(ActiveCpuLevel()); }

@@ -127,11 +127,14 @@ void AccumulateScalar(const ChannelLayout& layout, const float* weight_GT, int g
   }
 }
 
-// AVX2 takes the plain loops: a baseline does not pay for a third set of kernels.
+// AVX2 and NEON take the plain loops: a baseline does not pay for more sets of kernels.
 constexpr ChannelKernels kScalar = {EncodeScalar, DecodeScalar, ScoreScalar, AccumulateScalar};
 
 const ChannelKernels& Kernels() {
-  return ActiveCpuLevel() == CpuLevel::kAvx512 ? kChannelKernelsAvx512 : kScalar;
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return kChannelKernelsAvx512;
+#endif
+  return kScalar;
 }
 
 class ChannelCodec : public KvCodec {

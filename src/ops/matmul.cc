@@ -41,14 +41,8 @@ constexpr int64_t kParallelPrepare = 64 << 10;
 
 const MatMulKernels& ActiveKernels() {
 #if defined(__x86_64__)
-  switch (ActiveCpuLevel()) {
-    case CpuLevel::kAvx512:
-      return Avx512MatMulKernels();
-    case CpuLevel::kAvx2:
-      return Avx2MatMulKernels();
-    case CpuLevel::kScalar:
-      break;
-  }
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return Avx512MatMulKernels();
+  if (ActiveCpuLevel() == CpuLevel::kAvx2) return Avx2MatMulKernels();
 #endif
   return ScalarMatMulKernels();
 }
