@@ -234,6 +234,9 @@ const FrameKernels& FrameKernelsFor(CpuLevel level) {
 #if defined(__x86_64__)
   if (level == CpuLevel::kAvx512) return kFrameKernelsAvx512;
   if (level == CpuLevel::kAvx2) return kFrameKernelsAvx2;
+#elif defined(__aarch64__)
+  if (level == CpuLevel::kNeonDot) return kFrameKernelsNeonDot;
+  if (level == CpuLevel::kNeon) return kFrameKernelsNeon;
 #endif
   return kScalar;
 }
