@@ -22,14 +22,6 @@ PHASOR_INLINE float32x4_t Clamp(float32x4_t x, float limit) {
   return vmaxq_f32(vminq_f32(x, vdupq_n_f32(limit)), vdupq_n_f32(-limit));
 }
 
-// Moves bits of bytes up by kBy, or down by -kBy.
-template <int kBy>
-PHASOR_INLINE uint8x16_t Shift(uint8x16_t x) {
-  if constexpr (kBy > 0) return vshlq_n_u8(x, kBy);
-  if constexpr (kBy < 0) return vshrq_n_u8(x, -kBy);
-  return x;
-}
-
 // Codes of 4 tokens of one tile of a quad: byte 4 t + k is token t, slot k. quad: at the first of
 // the tokens, 16 bytes for four.
 template <int kBits, int kTile>
@@ -40,16 +32,18 @@ PHASOR_INLINE uint8x16_t TileCodes(const std::byte* quad) {
   const std::byte* part1 = part2 + (k2 ? 128 : 0);
   uint8x16_t code = vdupq_n_u8(0);
   if constexpr (k4) {
-    code = Shift<-4 * (kTile % 2)>(LoadBytes(quad + 64 * (kTile / 2)));
+    code = ShiftBytes(LoadBytes(quad + 64 * (kTile / 2)), -4 * (kTile % 2));
     if constexpr (kTile % 2 == 0) code = vandq_u8(code, vdupq_n_u8(15));
   }
   if constexpr (k2) {
-    const uint8x16_t part = vandq_u8(Shift<at2 - 2 * (kTile % 4)>(LoadBytes(part2 + 64 * (kTile / 4))),
-                                     vdupq_n_u8(3 << at2));
+    const uint8x16_t part =
+        vandq_u8(ShiftBytes(LoadBytes(part2 + 64 * (kTile / 4)), at2 - 2 * (kTile % 4)),
+                 vdupq_n_u8(3 << at2));
     code = k4 ? vorrq_u8(code, part) : part;
   }
   if constexpr (k1) {
-    const uint8x16_t part = vandq_u8(Shift<at1 - kTile>(LoadBytes(part1)), vdupq_n_u8(1 << at1));
+    const uint8x16_t part =
+        vandq_u8(ShiftBytes(LoadBytes(part1), at1 - kTile), vdupq_n_u8(1 << at1));
     code = k4 || k2 ? vorrq_u8(code, part) : part;
   }
   return code;

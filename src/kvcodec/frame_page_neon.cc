@@ -115,7 +115,8 @@ Fit MakeFit(FrameGrid grid, int bits) {
 }
 
 PHASOR_INLINE float32x4_t FitCode(const Fit& fit, float32x4_t x) {
-  const float32x4_t level = vrndnq_f32(vmulq_n_f32(vsubq_f32(x, vdupq_n_f32(fit.low)), fit.inverse));
+  const float32x4_t level =
+      vrndnq_f32(vmulq_n_f32(vsubq_f32(x, vdupq_n_f32(fit.low)), fit.inverse));
   return vmaxq_f32(vminq_f32(level, vdupq_n_f32(fit.top)), vdupq_n_f32(0.0f));
 }
 
@@ -237,8 +238,7 @@ PHASOR_INLINE void UnpackTiles(const std::byte* quad, const float scale[4], cons
     for (int v = 0; v < 4; ++v) {
       const uint32x4_t code = vreinterpretq_u32_u8(TileCodes<kBits, kTile>(quad + 16 * v));
       PHASOR_UNROLL for (int k = 0; k < 4; ++k) {
-        const uint32x4_t one =
-            vandq_u32(vshlq_u32(code, vdupq_n_s32(-8 * k)), vdupq_n_u32(255));
+        const uint32x4_t one = vandq_u32(vshlq_u32(code, vdupq_n_s32(-8 * k)), vdupq_n_u32(255));
         vst1q_f32(row[k] + kTile * kFrameTile + 4 * v,
                   vfmaq_n_f32(vdupq_n_f32(low[k]), vcvtq_f32_u32(one), scale[k]));
       }

@@ -3,6 +3,8 @@
 // most 7 bits and so is a signed byte as it is. As in frame_kernels_avx2.cc, the second pass is for
 // the heads and for the widest channels that need it. The queries are in the order of FrameWord:
 // narrowing two halves of 16-bit numbers leaves FrameDword here too.
+#pragma once
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -277,8 +279,7 @@ void LoadGrids(const FrameLayout& layout, const std::byte* page, PageQuery* out)
   for (int s = 0; s < n_slots; s += 4) {
     const float32x4_t scale = LoadF16x4(page + 2 * s), low = LoadF16x4(page + 2 * (n_slots + s));
     vst1q_f32(out->scale.data() + s, scale);
-    vst1q_f32(out->middle.data() + s,
-              vfmaq_f32(low, scale, vld1q_f32(layout.middle_S.data() + s)));
+    vst1q_f32(out->middle.data() + s, vfmaq_f32(low, scale, vld1q_f32(layout.middle_S.data() + s)));
   }
   std::fill(out->scale.data() + n_slots, out->scale.data() + layout.n_padded, 0.0f);
   std::fill(out->middle.data() + n_slots, out->middle.data() + layout.n_padded, 0.0f);
@@ -351,12 +352,11 @@ PHASOR_INLINE void PrepareTile(const float* cosine, const float* sine, const flo
                                int16_t* normalized) {
   int16x4_t quad[16];
   PHASOR_UNROLL for (int v = 0; v < 16; ++v) {
-    const float32x4_t value =
-        vfmaq_f32(vmulq_f32(vld1q_f32(sine + 4 * v), vld1q_f32(y + 4 * v)),
-                  vld1q_f32(cosine + 4 * v), vld1q_f32(x + 4 * v));
+    const float32x4_t value = vfmaq_f32(vmulq_f32(vld1q_f32(sine + 4 * v), vld1q_f32(y + 4 * v)),
+                                        vld1q_f32(cosine + 4 * v), vld1q_f32(x + 4 * v));
     vst1q_f32(turned + 4 * v, value);
-    quad[v] = vqmovn_s32(
-        vcvtnq_s32_f32(Clamp(vmulq_f32(value, vld1q_f32(inverse + 4 * v)), 2047.0f)));
+    quad[v] =
+        vqmovn_s32(vcvtnq_s32_f32(Clamp(vmulq_f32(value, vld1q_f32(inverse + 4 * v)), 2047.0f)));
   }
   PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
     const int from = v / 4 * 8 + v % 4;
@@ -385,8 +385,8 @@ void PrepareNeon(const FrameLayout& layout, const float* q_GD, int g, const Fram
       const float32x4_t length = vsqrtq_f32(vfmaq_f32(vmulq_f32(b, b), a, a));
       const uint32x4_t some = vcgtq_f32(length, vdupq_n_f32(0.0f));
       vst1q_f32(query.largest + FrameQueryRow(s, g, h, 0) / kFrameTiles + s % 64, length);
-      vst1q_f32(inverse + s, vbslq_f32(some, vdivq_f32(vdupq_n_f32(2047.0f), length),
-                                       vdupq_n_f32(0.0f)));
+      vst1q_f32(inverse + s,
+                vbslq_f32(some, vdivq_f32(vdupq_n_f32(2047.0f), length), vdupq_n_f32(0.0f)));
     }
     for (int i = 0; i < kFrameTiles; ++i) {
       const float* cosine = layout.cos_IS.data() + static_cast<std::ptrdiff_t>(i) * n;

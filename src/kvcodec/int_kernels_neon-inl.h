@@ -5,6 +5,8 @@
 // are unsigned bytes, so levels become unsigned as well: 64 is added to them and 64 times the sum
 // of the weights taken off, where the sum starts. 8-bit values: with udot the same with 128 and the
 // two bytes of a 15-bit weight; without it levels and weights of 16 bits, smlal.
+#pragma once
+
 #include <algorithm>
 #include <cstring>
 
@@ -218,8 +220,7 @@ bool QuantizeWeights(const float* threshold, BlockWeights* w, int i) {
   if constexpr (BITS == 8) {
     QuantizeWords(w, i);
   } else {
-    w->rest[i] =
-        MayNeedRest(top, w->scales.largest) && NeedsRest(top, SumOfSquares(w->product[i]));
+    w->rest[i] = MayNeedRest(top, w->scales.largest) && NeedsRest(top, SumOfSquares(w->product[i]));
     if (!w->rest[i]) std::memset(w->byte[i][1], 0, kPageTokens);
     QuantizeBytes(threshold, w->rest[i], w, i);
   }

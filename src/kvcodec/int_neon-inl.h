@@ -32,31 +32,6 @@ struct Table {
   }
 };
 
-// Moves bits of bytes up, or down where `by` is negative, -6 to 2. One instruction without a
-// register for the count once the callers' loops are unrolled.
-PHASOR_INLINE uint8x16_t ShiftBytes(uint8x16_t x, int by) {
-  switch (by) {
-    case 2:
-      return vshlq_n_u8(x, 2);
-    case 1:
-      return vshlq_n_u8(x, 1);
-    case -1:
-      return vshrq_n_u8(x, 1);
-    case -2:
-      return vshrq_n_u8(x, 2);
-    case -3:
-      return vshrq_n_u8(x, 3);
-    case -4:
-      return vshrq_n_u8(x, 4);
-    case -5:
-      return vshrq_n_u8(x, 5);
-    case -6:
-      return vshrq_n_u8(x, 6);
-    default:
-      return x;
-  }
-}
-
 // A tile: the codes of step s as bytes, lanes 4 v .. 4 v + 3.
 template <int BITS>
 struct Tile;

@@ -50,8 +50,8 @@ void DecodeValues(const IntPageShape& shape, const std::byte* page, int n_tokens
       const std::byte* row = page + shape.codes_at + t / shape.group * row_bytes;
       const uint8x16_t book = Repeat4Unsigned(block.book + t);
       for (int channel = begin; channel < end; channel += 4) {
-        const uint8x16_t code = CodesOfStep<BITS>(row + channel / 16 * T::kBytes,
-                                                  t % shape.group / 4, channel / 4 % 4);
+        const uint8x16_t code =
+            CodesOfStep<BITS>(row + channel / 16 * T::kBytes, t % shape.group / 4, channel / 4 % 4);
         const int8x16_t level =
             BITS == 8 ? vreinterpretq_s8_u8(code) : table.Lookup(vorrq_u8(code, book));
         for (int i = 0; i < 4 && t + i < n_tokens; ++i) {

@@ -74,6 +74,43 @@ PHASOR_INLINE uint8x16_t LoadBytes(const void* at) {
   return vld1q_u8(static_cast<const uint8_t*>(at));
 }
 
+// Moves bits of bytes up, or down where `by` is negative; -7 to 7. One instruction without a
+// register for the count once the callers' loops are unrolled.
+PHASOR_INLINE uint8x16_t ShiftBytes(uint8x16_t x, int by) {
+  switch (by) {
+    case 7:
+      return vshlq_n_u8(x, 7);
+    case 6:
+      return vshlq_n_u8(x, 6);
+    case 5:
+      return vshlq_n_u8(x, 5);
+    case 4:
+      return vshlq_n_u8(x, 4);
+    case 3:
+      return vshlq_n_u8(x, 3);
+    case 2:
+      return vshlq_n_u8(x, 2);
+    case 1:
+      return vshlq_n_u8(x, 1);
+    case -1:
+      return vshrq_n_u8(x, 1);
+    case -2:
+      return vshrq_n_u8(x, 2);
+    case -3:
+      return vshrq_n_u8(x, 3);
+    case -4:
+      return vshrq_n_u8(x, 4);
+    case -5:
+      return vshrq_n_u8(x, 5);
+    case -6:
+      return vshrq_n_u8(x, 6);
+    case -7:
+      return vshrq_n_u8(x, 7);
+    default:
+      return x;
+  }
+}
+
 // Keeps loads of the next unrolled step behind it: GCC 12 would load for all steps first, and spill
 // sums.
 PHASOR_INLINE void EndStep() { asm volatile("" : : : "memory"); }
