@@ -127,12 +127,19 @@ void AccumulateScalar(const ChannelLayout& layout, const float* weight_GT, int g
   }
 }
 
-// AVX2 and NEON take the plain loops: a baseline does not pay for more sets of kernels.
+// AVX2 takes the plain loops: a baseline does not pay for a third set of kernels.
 constexpr ChannelKernels kScalar = {EncodeScalar, DecodeScalar, ScoreScalar, AccumulateScalar};
+
+#if defined(__aarch64__)
+constexpr ChannelKernels kNeon = {EncodeScalar, DecodeScalar, ScoreChannelsNeon,
+                                  AccumulateChannelsNeon};
+#endif
 
 const ChannelKernels& Kernels() {
 #if defined(__x86_64__)
   if (ActiveCpuLevel() == CpuLevel::kAvx512) return kChannelKernelsAvx512;
+#elif defined(__aarch64__)
+  if (ActiveCpuLevel() != CpuLevel::kScalar) return kNeon;
 #endif
   return kScalar;
 }

@@ -29,6 +29,11 @@ struct ChannelKernels {
 };
 
 extern const ChannelKernels kChannelKernelsAvx512;
+// As ChannelKernels has them, for both NEON levels; what is not here is plain code.
+void ScoreChannelsNeon(const ChannelLayout& layout, const float* q_GD, int g, const std::byte* page,
+                       int n_tokens, float* score_GT);
+void AccumulateChannelsNeon(const ChannelLayout& layout, const float* weight_GT, int g,
+                            const std::byte* page, int n_tokens, float* out_GD);
 
 // The stored scale and low end of a channel.
 struct ChannelGrid {
