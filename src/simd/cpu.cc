@@ -69,7 +69,7 @@ void StoreLevel(CpuLevel level) {
   targets &= ~above;
 #elif defined(__aarch64__)
   // There is no level with SVE; the plain level keeps NEON, as it keeps SSE on x86-64.
-  targets &= HWY_NEON;
+  targets &= ~(HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128);
 #endif
   hwy::GetChosenTarget().Update(targets);
 }
