@@ -1,7 +1,7 @@
 # Two commands do everything on a bare Debian 12: `make run` and `make test`.
 # Every target is a thin call of a script in scripts/, so that each step can be run by hand.
-.PHONY: run build test setup setup-test setup-dev model texts tables debug asan tsan fuzz format \
-        tidy check install clean help
+.PHONY: run build test setup setup-test setup-dev model texts tables debug asan tsan fuzz neon \
+        setup-neon format tidy check install clean help
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
@@ -49,6 +49,13 @@ tsan: setup-test model  ## unit tests under the thread sanitizer
 
 fuzz: setup-test  ## fuzz the parsers for FUZZ_SECONDS (60) each
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+setup-neon:
+	@scripts/setup.sh neon
+	@scripts/neon_libraries.sh
+
+neon: setup-neon  ## cross-compile for 64-bit ARM and run the tests of its CPU levels under qemu (minutes)
+	@scripts/neon.sh
 
 format: setup-test  ## rewrite all sources with the pinned clang-format
 	@scripts/check_format.sh --fix

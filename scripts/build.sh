@@ -1,18 +1,19 @@
 #!/bin/bash
-# Configures when needed and builds: scripts/build.sh run|release|debug|asan|tsan|fuzz
+# Configures when needed and builds: scripts/build.sh run|release|debug|asan|tsan|fuzz|neon
 #
 # `run` and `release` share the folder build/release: `run` builds only the program, `release` the
 # tests as well. Tests, once switched on in that folder, stay on, so that going back and forth
-# recompiles nothing and configures nothing.
+# recompiles nothing and configures nothing. `neon` takes the targets to build as further arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 preset=${1:-}
 case "$preset" in
   run) folder=build/release; targets=(--target phasor_cli) ;;
+  neon) folder=build/neon; targets=(--target "${@:2}") ;;
   release | debug | asan | tsan | fuzz) folder=build/$preset; targets=() ;;
   *)
-    echo "build: expected run, release, debug, asan, tsan or fuzz, found '$preset'" >&2
+    echo "build: expected run, release, debug, asan, tsan, fuzz or neon, found '$preset'" >&2
     exit 2
     ;;
 esac

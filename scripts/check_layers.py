@@ -84,7 +84,7 @@ class Checker:
         if target:
             self.report(path, number, f"<{name}> is a file of this project: use quotes")
         if INTRINSICS.match(name) and not INTRINSICS_ALLOWED.search(path):
-            self.report(path, number, f"<{name}> outside src/simd/ and *_kernel/_avx2/_avx512 files")
+            self.report(path, number, f"<{name}> outside src/simd/ and *_kernel/_avx2/_avx512/_neon files")
 
     def check_ranks(self):
         for path, edges in self.edges.items():

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs the Debian packages that are missing: scripts/setup.sh build|test|dev
+# Installs the Debian packages that are missing: scripts/setup.sh build|test|dev|neon
 #
 # A call that has nothing to do costs one dpkg-query. Set PHASOR_NO_INSTALL=1 to be told what is
 # missing and have nothing installed.
@@ -10,13 +10,16 @@ build_packages=(g++ cmake ninja-build pkg-config python3 python3-pip libcli11-de
 # clang and its runtime are for the fuzz targets.
 test_packages=(libgtest-dev clang clang-format-14 libclang-rt-14-dev)
 dev_packages=(clang-tidy-14)
+# Building for 64-bit ARM and running that here; libraries: scripts/neon_libraries.sh.
+neon_packages=(g++-aarch64-linux-gnu qemu-user)
 
 case "${1:-}" in
   build) wanted=("${build_packages[@]}") ;;
   test) wanted=("${build_packages[@]}" "${test_packages[@]}") ;;
   dev) wanted=("${build_packages[@]}" "${test_packages[@]}" "${dev_packages[@]}") ;;
+  neon) wanted=("${build_packages[@]}" "${neon_packages[@]}") ;;
   *)
-    echo "setup: expected build, test or dev, found '${1:-}'" >&2
+    echo "setup: expected build, test, dev or neon, found '${1:-}'" >&2
     exit 2
     ;;
 esac

@@ -245,7 +245,8 @@ void Print(const eval::Declaration& d, const ReproduceFlags& flags, const Findin
     fmt::print("Model {}, {} tokens of source in texts of at most {}, cache in f16; {}.\n\n",
                found.model_name, found.n_tokens, found.n_ctx, CpuName());
     fmt::print("{}\n{}\n{}", eval::RenderEditTables(found.quality, flags.output),
-               eval::RenderEditSpeedTable(found.speed, flags.output), eval::ClaimText(claims, markdown));
+               eval::RenderEditSpeedTable(found.speed, flags.output),
+               eval::ClaimText(claims, markdown));
     return;
   }
   fmt::print(

@@ -225,9 +225,9 @@ Status CompareWithMask(const ExperimentInput& input, const Sizes& sizes, Experim
   const auto sees = [&](int64_t q, int64_t k) {
     return k < q && (k == 0 || document(k) == document(q));
   };
-  const std::vector<float> dense =
-      DenseReferenceLogits(input.model->transformer(),
-                           {.tokens = input.text.first(n), .positions = {}, .sees = sees}, input.model->pool());
+  const std::vector<float> dense = DenseReferenceLogits(
+      input.model->transformer(), {.tokens = input.text.first(n), .positions = {}, .sees = sees},
+      input.model->pool());
   report->measured[{"difference", "forks"}] =
       RelativeDifference(forked, std::span(dense).subspan(static_cast<std::size_t>(vocab)));
   return Status::Ok();

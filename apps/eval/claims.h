@@ -2,9 +2,9 @@
 //
 // A declaration holds the paper ("paper"), what is run here ("quality": cache types against a base
 // by depth; "speed": score time per key codec) or, instead of both, "edit" (edits inside cached
-// source texts) or the name of what measures ("experiment", eval/experiment.h), and a list of claims.
-// A claim's verdict follows
-// from conditions on what was measured, written down before the measuring:
+// source texts) or the name of what measures ("experiment", eval/experiment.h), and a list of
+// claims. A claim's verdict follows from conditions on what was measured, written down before the
+// measuring:
 //   {"metric": "mean_kl", "of": "polar44", "over": "q4_0", "at_most": 1.0}
 // reads: the mean KL of polar44 divided by that of q4_0 is at most 1. Without "over" the value
 // itself is compared. All of "null_if" hold (and there are some): null, the measurement shows no
@@ -49,7 +49,7 @@ struct Declaration {
   std::string value_type, base_type;  // of the quality runs
   int64_t n_ctx = 0, max_tokens = 0;
   std::vector<std::string> key_types, speed_types;
-  std::string experiment;  // empty: quality and speed
+  std::string experiment;        // empty: quality and speed
   std::optional<EditPlan> edit;  // then the four fields above are empty
   std::vector<Claim> claims;
 };

@@ -231,8 +231,14 @@ void DecodeFrame(const FrameLayout& layout, const std::byte* page, float* frame_
 }
 
 const FrameKernels& FrameKernelsFor(CpuLevel level) {
+#if defined(__x86_64__)
   if (level == CpuLevel::kAvx512) return kFrameKernelsAvx512;
-  return level == CpuLevel::kAvx2 ? kFrameKernelsAvx2 : kScalar;
+  if (level == CpuLevel::kAvx2) return kFrameKernelsAvx2;
+#elif defined(__aarch64__)
+  if (level == CpuLevel::kNeonDot) return kFrameKernelsNeonDot;
+  if (level == CpuLevel::kNeon) return kFrameKernelsNeon;
+#endif
+  return kScalar;
 }
 
 const FrameKernels& ActiveFrameKernels() { return FrameKernelsFor(ActiveCpuLevel()); }

@@ -51,5 +51,7 @@ FrameGrid MakeFrameGrid(float low, float high, float shrink, int bits);
 // The levels; only to be called through FrameKernelsFor.
 extern const FrameKernels kFrameKernelsAvx2;
 extern const FrameKernels kFrameKernelsAvx512;
+extern const FrameKernels kFrameKernelsNeon;
+extern const FrameKernels kFrameKernelsNeonDot;
 
 }  // namespace phasor

@@ -5,6 +5,7 @@
 // are too coarse the second pass is for the heads and for the widest channels that need it:
 // rounding errors are multiplied by codes, so narrow channels add little. The queries are in the
 // order of FrameWord: packing 16-bit numbers in lanes of 128 bits leaves FrameDword here too.
+#if defined(__x86_64__)
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -574,3 +575,4 @@ const FrameKernels kFrameKernelsAvx2 = {EncodeFrameAvx2, DecodeFrameAvx2, ScoreA
 
 }  // namespace phasor
 PHASOR_END_TARGET
+#endif  // __x86_64__

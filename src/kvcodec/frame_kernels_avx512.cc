@@ -1,5 +1,6 @@
 // Frame codecs with AVX-512: codes become bytes by shifts and masks and meet the 8-bit query in
 // vpdpbusd, 16 tokens times 4 channels at a time.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <cmath>
@@ -620,3 +621,4 @@ const FrameKernels kFrameKernelsAvx512 = {EncodeAvx512, DecodeAvx512, ScoreAvx51
 
 }  // namespace phasor
 PHASOR_END_TARGET
+#endif  // __x86_64__

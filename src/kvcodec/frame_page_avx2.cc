@@ -1,4 +1,5 @@
 // Pages of frame codecs with AVX2: encode and decode, tokens in lanes.
+#if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -318,3 +319,4 @@ void DecodeFrameAvx2(const FrameLayout& layout, const std::byte* page, int n_tok
 
 }  // namespace phasor
 PHASOR_END_TARGET
+#endif  // __x86_64__

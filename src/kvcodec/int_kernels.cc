@@ -253,6 +253,8 @@ const IntKernels& GetIntKernels(CpuLevel level) {
   const IntKernels* set = nullptr;
   if (level == CpuLevel::kAvx512) set = IntKernelsAvx512();
   if (level == CpuLevel::kAvx2) set = IntKernelsAvx2();
+  if (level == CpuLevel::kNeon) set = IntKernelsNeon();
+  if (level == CpuLevel::kNeonDot) set = IntKernelsNeonDot();
   return set != nullptr ? *set : kScalarSet;
 }
 

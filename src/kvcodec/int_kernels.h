@@ -115,6 +115,8 @@ const IntKernels& GetIntKernels(CpuLevel level);
 // The sets of one level; null where the build has none (other processors).
 const IntKernels* IntKernelsAvx2();
 const IntKernels* IntKernelsAvx512();
+const IntKernels* IntKernelsNeon();
+const IntKernels* IntKernelsNeonDot();
 
 // Largest weights below this are treated as zero, so that their inverse stays finite.
 inline constexpr float kSmallestWeight = 1e-30f;

@@ -128,18 +128,22 @@ void AccumulateScalar(const ChannelLayout& layout, const float* weight_GT, int g
 }
 
 constexpr ChannelKernels kScalar = {EncodeScalar, DecodeScalar, ScoreScalar, AccumulateScalar};
+#if defined(__x86_64__)
 constexpr ChannelKernels kAvx2 = {EncodeScalar, DecodeScalar, ScoreChannelsAvx2,
                                   AccumulateChannelsAvx2};
+#elif defined(__aarch64__)
+constexpr ChannelKernels kNeon = {EncodeScalar, DecodeScalar, ScoreChannelsNeon,
+                                  AccumulateChannelsNeon};
+#endif
 
 const ChannelKernels& Kernels() {
-  switch (ActiveCpuLevel()) {
-    case CpuLevel::kAvx512:
-      return kChannelKernelsAvx512;
-    case CpuLevel::kAvx2:
-      return kAvx2;
-    default:
-      return kScalar;
-  }
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return kChannelKernelsAvx512;
+  if (ActiveCpuLevel() == CpuLevel::kAvx2) return kAvx2;
+#elif defined(__aarch64__)
+  if (ActiveCpuLevel() != CpuLevel::kScalar) return kNeon;
+#endif
+  return kScalar;
 }
 
 class ChannelCodec : public KvCodec {

@@ -34,6 +34,11 @@ void ScoreChannelsAvx2(const ChannelLayout& layout, const float* q_GD, int g, co
                        int n_tokens, float* score_GT);
 void AccumulateChannelsAvx2(const ChannelLayout& layout, const float* weight_GT, int g,
                             const std::byte* page, int n_tokens, float* out_GD);
+// As ChannelKernels has them, for both NEON levels; what is not here is plain code.
+void ScoreChannelsNeon(const ChannelLayout& layout, const float* q_GD, int g, const std::byte* page,
+                       int n_tokens, float* score_GT);
+void AccumulateChannelsNeon(const ChannelLayout& layout, const float* weight_GT, int g,
+                            const std::byte* page, int n_tokens, float* out_GD);
 
 // The stored scale and low end of a channel.
 struct ChannelGrid {

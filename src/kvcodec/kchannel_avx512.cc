@@ -1,4 +1,5 @@
 // Kernels of the per-channel integer codecs for AVX-512: lanes are tokens.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include "kvcodec/kchannel.h"
@@ -215,3 +216,4 @@ PHASOR_END_TARGET
 namespace phasor {
 const ChannelKernels kChannelKernelsAvx512 = {Encode, Decode, Score, Accumulate};
 }  // namespace phasor
+#endif  // __x86_64__

@@ -1,4 +1,5 @@
 // Polar encoding for AVX-512: lanes are tokens.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include "kvcodec/page_avx512-inl.h"
@@ -133,3 +134,4 @@ void EncodePolarAvx512(const PolarLayout& layout, const float* x_TD, int n_token
 
 }  // namespace phasor
 PHASOR_END_TARGET
+#endif  // __x86_64__

@@ -92,14 +92,11 @@ constexpr PolarKernels kPolarKernelsScalar = {EncodePolarScalar, DecodeScalar, S
 }  // namespace
 
 const PolarKernels& PolarKernelsFor(CpuLevel level) {
-  switch (level) {
-    case CpuLevel::kAvx512:
-      return kPolarKernelsAvx512;
-    case CpuLevel::kAvx2:
-      return kPolarKernelsAvx2;
-    default:
-      return kPolarKernelsScalar;
-  }
+#if defined(__x86_64__)
+  if (level == CpuLevel::kAvx512) return kPolarKernelsAvx512;
+  if (level == CpuLevel::kAvx2) return kPolarKernelsAvx2;
+#endif
+  return kPolarKernelsScalar;
 }
 
 const PolarKernels& ActivePolarKernels() { return PolarKernelsFor(ActiveCpuLevel()); }

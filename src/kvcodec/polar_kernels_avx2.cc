@@ -1,6 +1,7 @@
 // Polar kernels for AVX2: lanes are tokens, 8 at a time. With registers of 8 floats a table per
 // query head does not pay; cosine and sine are found once per token and pair (by permutes for up to
 // 4 angle bits, by the polynomial above) and multiplied by every query.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -233,3 +234,4 @@ namespace phasor {
 // Encoding happens once per token and stays plain C++ at this level.
 const PolarKernels kPolarKernelsAvx2 = {EncodePolarScalar, DecodeAvx2, ScoreAvx2};
 }  // namespace phasor
+#endif  // __x86_64__

@@ -1,4 +1,5 @@
 // Polar scores and decoding for AVX-512: lanes are tokens, tables are registers of 16 floats.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -367,3 +368,4 @@ PHASOR_END_TARGET
 namespace phasor {
 const PolarKernels kPolarKernelsAvx512 = {EncodePolarAvx512, DecodeAvx512, ScoreAvx512};
 }  // namespace phasor
+#endif  // __x86_64__

@@ -37,5 +37,6 @@ const RowKernels& GetRowKernels(RowType type, CpuLevel level);
 // The sets of one level; null where the build has none (other processors).
 const RowKernels* RowKernelsAvx2(RowType type);
 const RowKernels* RowKernelsAvx512(RowType type);
+const RowKernels* RowKernelsNeon(RowType type);  // for both NEON levels
 
 }  // namespace phasor

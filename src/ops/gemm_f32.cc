@@ -27,14 +27,10 @@ void GemmF32(const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
              int n, int k, bool accumulate) {
   const GemmArgs args = {a, lda, b, ldb, c, ldc, m, n, k, accumulate};
 #if defined(__x86_64__)
-  switch (ActiveCpuLevel()) {
-    case CpuLevel::kAvx512:
-      return GemmF32Avx512(args);
-    case CpuLevel::kAvx2:
-      return GemmF32Avx2(args);
-    case CpuLevel::kScalar:
-      break;
-  }
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return GemmF32Avx512(args);
+  if (ActiveCpuLevel() == CpuLevel::kAvx2) return GemmF32Avx2(args);
+#elif defined(__aarch64__)
+  if (ActiveCpuLevel() != CpuLevel::kScalar) return GemmF32Neon(args);
 #endif
   GemmF32Scalar(args);
 }

@@ -8,9 +8,20 @@
 #include "base/aligned.h"
 #include "base/check.h"
 #include "ops/matmul_kernels.h"
-#include "simd/cpu.h"
 
 namespace phasor {
+
+const MatMulKernels& MatMulKernelsFor(CpuLevel level) {
+#if defined(__x86_64__)
+  if (level == CpuLevel::kAvx512) return Avx512MatMulKernels();
+  if (level == CpuLevel::kAvx2) return Avx2MatMulKernels();
+#elif defined(__aarch64__)
+  if (level == CpuLevel::kNeonDot) return NeonDotMatMulKernels();
+  if (level == CpuLevel::kNeon) return NeonMatMulKernels();
+#endif
+  return ScalarMatMulKernels();
+}
+
 namespace {
 
 // Panels [begin, end) that are left of one thread's share, in one word: begin in the lower half.
@@ -38,20 +49,6 @@ constexpr int64_t kPieceBytes = 32 << 10;
 constexpr int64_t kCachedBytes = 256 << 10;
 // Activations are prepared by all threads from this many floats on (about 10 microseconds of work).
 constexpr int64_t kParallelPrepare = 64 << 10;
-
-const MatMulKernels& ActiveKernels() {
-#if defined(__x86_64__)
-  switch (ActiveCpuLevel()) {
-    case CpuLevel::kAvx512:
-      return Avx512MatMulKernels();
-    case CpuLevel::kAvx2:
-      return Avx2MatMulKernels();
-    case CpuLevel::kScalar:
-      break;
-  }
-#endif
-  return ScalarMatMulKernels();
-}
 
 // Tokens in groups of nearly equal size.
 struct Groups {
@@ -224,7 +221,7 @@ void TakePieces(Share* shares, int n_threads, int thread, int64_t piece, F&& run
 void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int n_tokens,
             MatMulScratch& scratch, ThreadPool& pool) {
   if (jobs.empty() || n_tokens <= 0) return;
-  const MatMulKernels& kernels = ActiveKernels();
+  const MatMulKernels& kernels = MatMulKernelsFor(ActiveCpuLevel());
   Call call{kernels, Groups(n_tokens, kernels.max_tokens), jobs[0].w->n_cols(), nullptr, nullptr};
   int64_t n_panels = 0, size_bytes = 0;
   bool any_integer = false, any_float = false;

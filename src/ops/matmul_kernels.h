@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "ops/panel_layout.h"
+#include "simd/cpu.h"
 #include "simd/target.h"
 #include "tensor/dtype.h"
 
@@ -53,7 +54,12 @@ const MatMulKernels& ScalarMatMulKernels();
 #if defined(__x86_64__)
 const MatMulKernels& Avx2MatMulKernels();
 const MatMulKernels& Avx512MatMulKernels();
+#elif defined(__aarch64__)
+const MatMulKernels& NeonMatMulKernels();
+const MatMulKernels& NeonDotMatMulKernels();
 #endif
+// Those of a level this CPU can run.
+const MatMulKernels& MatMulKernelsFor(CpuLevel level);
 
 // c = (accumulate ? c : 0) + a * b; arguments as GemmF32 (ops/matmul.h).
 struct GemmArgs {
@@ -69,6 +75,8 @@ struct GemmArgs {
 #if defined(__x86_64__)
 void GemmF32Avx2(const GemmArgs& args);
 void GemmF32Avx512(const GemmArgs& args);
+#elif defined(__aarch64__)
+void GemmF32Neon(const GemmArgs& args);  // for both NEON levels
 #endif
 
 }  // namespace phasor

@@ -331,7 +331,6 @@ TEST_P(MatMulTest, ZeroBlocksCountAsZeroAndNonFiniteActivationsShow) {
 INSTANTIATE_TEST_SUITE_P(Levels, MatMulTest, ::testing::ValuesIn(AvailableCpuLevels()),
                          [](const auto& info) { return std::string(CpuLevelName(info.param)); });
 
-#if defined(__x86_64__)
 TEST(MatMul, EveryLevelQuantizesActivationsToTheSameBits) {
   Rng rng(7);
   const int64_t n_blocks = 50;
@@ -347,14 +346,10 @@ TEST(MatMul, EveryLevelQuantizesActivationsToTheSameBits) {
     return group;
   };
   const auto expected = quantize(ScalarMatMulKernels());
-  if (DetectedCpuLevel() >= CpuLevel::kAvx2) {
-    EXPECT_EQ(quantize(Avx2MatMulKernels()), expected);
-  }
-  if (DetectedCpuLevel() >= CpuLevel::kAvx512) {
-    EXPECT_EQ(quantize(Avx512MatMulKernels()), expected);
+  for (CpuLevel level : AvailableCpuLevels()) {
+    EXPECT_EQ(quantize(MatMulKernelsFor(level)), expected) << CpuLevelName(level);
   }
 }
-#endif
 
 TEST(MatMul, LevelsAgreeBitForBitOnOneBlockOfASymmetricFormat) {
   // One block has one float product, so only the integer sums could differ.

@@ -2,18 +2,23 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 
 #include <hwy/targets.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace phasor {
 namespace {
 
-constexpr const char* kLevelNames[] = {"scalar", "avx2", "avx512"};
+constexpr const char* kLevelNames[] = {"scalar", "avx2", "avx512", "neon", "neon_dot"};
+constexpr const char* kExpected = "expected auto, scalar, avx2, avx512, neon or neon_dot, found ";
 
 CpuLevel Detect() {
 #if defined(__x86_64__)
@@ -28,17 +33,26 @@ CpuLevel Detect() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) {
     return CpuLevel::kAvx2;
   }
+#elif defined(__aarch64__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0 ? CpuLevel::kNeonDot : CpuLevel::kNeon;
 #endif
   return CpuLevel::kScalar;
 }
 
+// Whether this CPU can run a level: those of another kind of processor never.
+bool CanRun(CpuLevel level) {
+#if defined(__aarch64__)
+  if (level == CpuLevel::kAvx2 || level == CpuLevel::kAvx512) return false;
+#endif
+  return level <= DetectedCpuLevel();
+}
+
 Result<CpuLevel> ParseLevel(std::string_view name) {
   if (name == "auto") return DetectedCpuLevel();
-  for (int i = 0; i < 3; ++i) {
+  for (std::size_t i = 0; i < std::size(kLevelNames); ++i) {
     if (name == kLevelNames[i]) return static_cast<CpuLevel>(i);
   }
-  return InvalidArgument("cpu-level: expected auto, scalar, avx2 or avx512, found " +
-                         std::string(name));
+  return InvalidArgument(std::string("cpu-level: ") + kExpected + std::string(name));
 }
 
 // -1: not chosen yet.
@@ -53,6 +67,9 @@ void StoreLevel(CpuLevel level) {
   if (level < CpuLevel::kAvx512) above |= HWY_AVX3 | HWY_AVX3_DL;
   if (level < CpuLevel::kAvx2) above |= HWY_AVX2;
   targets &= ~above;
+#elif defined(__aarch64__)
+  // There is no level with SVE; the plain level keeps NEON, as it keeps SSE on x86-64.
+  targets &= ~(HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128);
 #endif
   hwy::GetChosenTarget().Update(targets);
 }
@@ -74,10 +91,9 @@ Result<CpuLevel> AutomaticLevel() {
   if (name == nullptr || *name == 0) return DetectedCpuLevel();
   auto level = ParseLevel(name);
   if (!level.ok()) {
-    return InvalidArgument("PHASOR_CPU_LEVEL: expected auto, scalar, avx2 or avx512, found " +
-                           std::string(name));
+    return InvalidArgument(std::string("PHASOR_CPU_LEVEL: ") + kExpected + std::string(name));
   }
-  if (*level > DetectedCpuLevel()) {
+  if (!CanRun(*level)) {
     return Unsupported(std::string("PHASOR_CPU_LEVEL: this CPU can run up to ") +
                        CpuLevelName(DetectedCpuLevel()) + ", found " + name);
   }
@@ -99,14 +115,15 @@ CpuLevel ActiveCpuLevel() {
 
 std::vector<CpuLevel> AvailableCpuLevels() {
   std::vector<CpuLevel> levels;
-  for (int i = 0; i <= static_cast<int>(DetectedCpuLevel()); ++i) {
-    levels.push_back(static_cast<CpuLevel>(i));
+  for (std::size_t i = 0; i < std::size(kLevelNames); ++i) {
+    const auto level = static_cast<CpuLevel>(i);
+    if (CanRun(level)) levels.push_back(level);
   }
   return levels;
 }
 
 Status SetCpuLevel(CpuLevel level) {
-  if (level > DetectedCpuLevel()) {
+  if (!CanRun(level)) {
     return Unsupported(std::string("cpu-level: this CPU can run up to ") +
                        CpuLevelName(DetectedCpuLevel()) + ", found a request for " +
                        CpuLevelName(level));

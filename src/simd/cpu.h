@@ -1,7 +1,8 @@
 // Which vector instructions this process uses. Chosen once at run time, never at build time.
 //
 // A *level* is a bundle every kernel is written for. It can be lowered (never raised) by
-// --cpu-level, by the environment variable PHASOR_CPU_LEVEL, or by a test.
+// --cpu-level, by the environment variable PHASOR_CPU_LEVEL, or by a test. A processor has kScalar
+// and the levels of its own kind, x86-64 or 64-bit ARM.
 #pragma once
 
 #include <string_view>
@@ -12,18 +13,20 @@
 namespace phasor {
 
 enum class CpuLevel {
-  kScalar = 0,  // plain C++, any CPU
-  kAvx2 = 1,    // AVX2, FMA, F16C
-  kAvx512 = 2,  // AVX-512 F, BW, DQ, VL, VNNI, VBMI: Ice Lake, Zen 4, and later
+  kScalar = 0,   // plain C++, any CPU
+  kAvx2 = 1,     // AVX2, FMA, F16C
+  kAvx512 = 2,   // AVX-512 F, BW, DQ, VL, VNNI, VBMI: Ice Lake, Zen 4, and later
+  kNeon = 3,     // ARMv8.0 with Advanced SIMD: every 64-bit ARM with Linux
+  kNeonDot = 4,  // the same and sdot, udot (ARMv8.2 DotProd): Cortex-A75, Neoverse N1, and later
 };
 
-const char* CpuLevelName(CpuLevel level);  // "scalar", "avx2", "avx512"
+const char* CpuLevelName(CpuLevel level);  // "scalar", "avx2", "avx512", "neon", "neon_dot"
 
 // The highest level this CPU can run.
 CpuLevel DetectedCpuLevel();
 // The level in force: the detected one unless lowered.
 CpuLevel ActiveCpuLevel();
-// All levels from kScalar up to the detected one, for tests.
+// All levels that this CPU can run, from kScalar up to the detected one, for tests.
 std::vector<CpuLevel> AvailableCpuLevels();
 
 // Lowers (or restores) the level in force. Fails when the CPU cannot run it. Call it before models

@@ -19,6 +19,13 @@
 #define PHASOR_END_TARGET _Pragma("GCC pop_options")
 #endif
 
+// On 64-bit ARM NEON is part of the baseline; only the byte products of ARMv8.2 are not.
+#if defined(__clang__)
+#define PHASOR_BEGIN_NEON_DOT PHASOR_BEGIN_TARGET_("dotprod")
+#else
+#define PHASOR_BEGIN_NEON_DOT PHASOR_BEGIN_TARGET_("arch=armv8.2-a+dotprod")
+#endif
+
 #define PHASOR_BEGIN_AVX2 PHASOR_BEGIN_TARGET_("avx2,fma,f16c,bmi2")
 #define PHASOR_BEGIN_AVX512 \
   PHASOR_BEGIN_TARGET_(     \
