@@ -24,6 +24,7 @@ Result<PhaseTable> MakeLlama3(const RopeParams& params) {
         std::to_string(params.factor) + ", " + std::to_string(params.low_freq_factor) + ", " +
         std::to_string(params.high_freq_factor) + ", " + std::to_string(params.original_context));
   }
+  PHASOR_RETURN_IF_ERROR(CheckFactor("llama3", params));
   PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("llama3", params));
   const long double low = params.low_freq_factor, high = params.high_freq_factor;
   for (long double& w : omega) {

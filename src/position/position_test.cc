@@ -163,6 +163,15 @@ TEST(Position, YarnSharpensAttentionByItsDefaultFactor) {
   EXPECT_NEAR(t.attention_factor, 0.1 * std::log(8.0) + 1.0, 1e-6);
 }
 
+TEST(Position, YarnRefusesRampsThatRunBackwards) {
+  for (auto [fast, slow] : {std::pair(1.0, 32.0), {32.0, 0.0}, {32.0, -1.0}, {HUGE_VAL, 1.0}}) {
+    RopeParams p = Params("yarn", 4);
+    p.beta_fast = fast;
+    p.beta_slow = slow;
+    EXPECT_NE(MakePhaseTable(p).status().message().find("beta_slow"), std::string::npos) << fast;
+  }
+}
+
 TEST(Position, FrequencyFactorsDivideAndBadOnesAreRefused) {
   RopeParams p = Params("rope", 1);
   p.freq_factors.assign(32, 2.0f);

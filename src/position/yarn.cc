@@ -7,7 +7,7 @@
 // Shapes: P = n_rot/2 frequencies.
 // Exact or approximate: exact. Neutral setting: factor 1 equals rope (test).
 // Cost: as rope.
-// Limits: factor >= 1, original context known.
+// Limits: factor >= 1, original context known, 0 < beta_slow <= beta_fast.
 // Rejected: nothing yet.
 #include <algorithm>
 
@@ -22,6 +22,13 @@ Result<PhaseTable> MakeYarn(const RopeParams& params) {
                            std::to_string(params.factor) + ", " +
                            std::to_string(params.theta_base) + ", " +
                            std::to_string(params.original_context));
+  }
+  PHASOR_RETURN_IF_ERROR(CheckFactor("yarn", params));
+  if (!(params.beta_slow > 0) || !(params.beta_fast >= params.beta_slow) ||
+      !std::isfinite(params.beta_fast)) {
+    return InvalidArgument("yarn: expected 0 < beta_slow <= beta_fast, found " +
+                           std::to_string(params.beta_slow) + " and " +
+                           std::to_string(params.beta_fast));
   }
   PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("yarn", params));
   const double log_base = std::log(params.theta_base);
