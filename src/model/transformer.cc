@@ -56,6 +56,8 @@ Status Transformer::Forward(std::span<const int32_t> tokens, KvCache& cache,
   }
   PHASOR_RETURN_IF_ERROR(cache.Reserve(n));
   ForwardScratch::Impl& s = scratch.impl();
+  const PhaseTable& phases = options.phases != nullptr ? *options.phases : phases_;
+  PHASOR_CHECK(phases.step_P.size() == phases_.step_P.size());
   const int64_t d = config_.d_model, D = config_.head_dim, P = config_.rope.n_rot / 2;
   try {
     s.x.Resize(n * d);
@@ -77,7 +79,7 @@ Status Transformer::Forward(std::span<const int32_t> tokens, KvCache& cache,
   ForTokens(pool, n, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       codec->decode(weights_.embedding.bytes.data() + tokens[t] * row_bytes, d, s.x.data() + t * d);
-      RopeAngles(phases_, cache.n_tokens() + t, s.cos_TP.data() + t * P, s.sin_TP.data() + t * P);
+      RopeAngles(phases, cache.n_tokens() + t, s.cos_TP.data() + t * P, s.sin_TP.data() + t * P);
     }
   });
   for (int layer = 0; layer < config_.n_layers; ++layer) {

@@ -32,6 +32,9 @@ struct ForwardOptions {
   bool concurrent_logits = false;
   bool score_codes = false;  // AttentionShape::score_codes
   const AttentionObserver* observer = nullptr;
+  // The phase table to turn queries and keys by; null: the model's own. One cache must see the same
+  // table in every pass: what it holds was turned by it.
+  const PhaseTable* phases = nullptr;
 };
 
 // Buffers of a pass; one per session.
