@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -79,6 +80,9 @@ struct SessionOptions {
   int n_sink = 4;      // first tokens kept in 16 bit
   int n_recent = 128;  // newest tokens kept in 16 bit (at least; up to 127 more)
   int n_batch = 512;   // tokens per prefill chunk
+  // The schedule of this session instead of the model's own. n_rot must be 0 or the model's; where
+  // its context is 0 it is n_ctx. Fixed for the session's life: the cache holds turned keys.
+  std::optional<RopeParams> rope;
 };
 
 struct CacheStats {
@@ -149,6 +153,7 @@ class Session {
 
   int64_t n_tokens() const;
   int64_t n_ctx() const { return n_ctx_; }
+  const PhaseTable& phases() const { return phases_; }  // what this session turns by
   const std::vector<int32_t>& tokens() const { return tokens_; }
   CacheStats cache_stats() const;
   const Timings& timings() const { return timings_; }
@@ -162,6 +167,7 @@ class Session {
   const LoadedModel* model_ = nullptr;
   SessionOptions options_;
   int64_t n_ctx_ = 0;
+  PhaseTable phases_;
   std::unique_ptr<KvCache> cache_;
   std::vector<int32_t> tokens_;
   std::vector<float> logits_;

@@ -52,6 +52,7 @@ Result<std::unique_ptr<Session>> Session::Create(const LoadedModel& model,
   if (options.n_batch < 1) {
     return InvalidArgument("batch: expected at least 1, found " + std::to_string(options.n_batch));
   }
+  PHASOR_ASSIGN_OR_RETURN(s->phases_, MakeSessionPhases(config, options));
   PHASOR_ASSIGN_OR_RETURN(std::vector<KvHeadCodecs> codecs,
                           MakeSessionCodecs(config, model.calibration(), options));
   PHASOR_RETURN_IF_ERROR(CheckCacheMemory(config, model.calibration(), options, s->n_ctx_));
@@ -72,6 +73,7 @@ Status Session::Decode(std::span<const int32_t> tokens, const AppendOptions& opt
   }
   forward.observer = options.observer;
   forward.score_codes = options.score_codes;
+  forward.phases = &phases_;
   const int64_t last = static_cast<int64_t>(tokens.size()) - 1;
   const int64_t base = options.first_index;
   forward.on_logits = [&](int64_t index, std::span<const float> logits) {
