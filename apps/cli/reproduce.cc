@@ -12,6 +12,8 @@
 #include "cli/command.h"
 #include "eval/claims.h"
 #include "eval/kld.h"
+#include "eval/schedule_tables.h"
+#include "eval/schedules.h"
 #include "eval/text_windows.h"
 #include "model/calibration.h"
 
@@ -34,25 +36,66 @@ struct Shape {
 };
 
 struct Findings {
-  Json quality, speed;
+  Json quality, speed, tables, extension;
   eval::Measurements measured;
   Shape paper_shape{128, 1}, model_shape{0, 0};
   int64_t n_tokens = 0, n_ctx = 0;
   std::string model_name;
 };
 
-Status MeasureQuality(const eval::Declaration& d, const ReproduceFlags& flags,
-                      const LoadedModel& model, Findings* out) {
+// Windows of n_ctx tokens over at most max_tokens of the text; notes their sizes in *out.
+Result<std::vector<std::vector<int32_t>>> Windows(const ReproduceFlags& flags,
+                                                  const LoadedModel& model, int64_t max_tokens,
+                                                  Findings* out) {
   PHASOR_ASSIGN_OR_RETURN(std::string text, ReadFile(flags.text_file));
-  eval::CacheEvalOptions options;
-  out->n_ctx = options.session.n_ctx = std::min(d.n_ctx, model.config().n_ctx_train);
-  const int64_t most = flags.max_tokens > 0 ? flags.max_tokens : d.max_tokens;
-  const auto windows = eval::TextWindows(model.tokenizer(), text, out->n_ctx, most);
+  const int64_t most = flags.max_tokens > 0 ? flags.max_tokens : max_tokens;
+  auto windows = eval::TextWindows(model.tokenizer(), text, out->n_ctx, most);
   if (windows.empty()) {
     return InvalidArgument("reproduce: " + flags.text_file +
                            ": expected a text of at least two tokens");
   }
+  out->n_tokens = 0;
   for (const auto& w : windows) out->n_tokens += static_cast<int64_t>(w.size());
+  return windows;
+}
+
+// Perplexity within and past the trained context, one window, 16-bit cache.
+Status MeasureExtension(const eval::Declaration& d, const ReproduceFlags& flags,
+                        const LoadedModel& model, Findings* out) {
+  const int64_t trained = model.config().rope.original_context;
+  out->n_ctx = d.extension * trained;
+  PHASOR_ASSIGN_OR_RETURN(const auto windows, Windows(flags, model, out->n_ctx, out));
+  eval::ScheduleEvalOptions options;
+  options.session.n_ctx = out->n_ctx;
+  options.session.type_k = options.session.type_v = "f16";
+  options.methods = d.extension_methods;
+  options.cancel = &InterruptFlag::flag();
+  std::unique_ptr<ProgressBar> bar;
+  options.on_progress = [&](int64_t done, int64_t total) {
+    if (bar == nullptr) bar = std::make_unique<ProgressBar>("evaluating", total, "tokens");
+    bar->Set(done);
+  };
+  PHASOR_ASSIGN_OR_RETURN(auto scores, eval::EvaluateSchedules(model, windows, options));
+  out->extension = eval::ScheduleReport(scores, trained);
+  for (const Json& run : out->extension) {
+    if (run.contains("refused")) return InvalidArgument(run["refused"].get<std::string>());
+    if (run["tokens_past"].get<int64_t>() == 0) {
+      return InvalidArgument(fmt::format(
+          "reproduce: {}: expected more tokens than the trained context of {}, found {}",
+          flags.text_file, trained, out->n_tokens));
+    }
+    for (const char* metric : {"ppl_inside", "ppl_past", "ppl_growth"}) {
+      out->measured[{metric, run["method"].get<std::string>()}] = run[metric].get<double>();
+    }
+  }
+  return Status::Ok();
+}
+
+Status MeasureQuality(const eval::Declaration& d, const ReproduceFlags& flags,
+                      const LoadedModel& model, Findings* out) {
+  eval::CacheEvalOptions options;
+  out->n_ctx = options.session.n_ctx = std::min(d.n_ctx, model.config().n_ctx_train);
+  PHASOR_ASSIGN_OR_RETURN(const auto windows, Windows(flags, model, d.max_tokens, out));
   for (const std::string& k : d.key_types) {
     options.types.push_back({k, d.value_type});
     const std::string note = CalibrationNotice(model, k);
@@ -203,33 +246,49 @@ std::string ClaimText(const Json& claims, bool markdown) {
 void Print(const eval::Declaration& d, const ReproduceFlags& flags, const Findings& found,
            const Json& claims) {
   if (flags.output == "json") {
-    const Json j = {{"id", d.id},
-                    {"title", d.title},
-                    {"reference", d.reference},
-                    {"note", d.note},
-                    {"model", found.model_name},
-                    {"text", flags.text_file},
-                    {"tokens", found.n_tokens},
-                    {"n_ctx", found.n_ctx},
-                    {"cpu", CpuName()},
-                    {"claims", claims},
-                    {"quality", found.quality},
-                    {"speed", found.speed}};
+    Json j = {{"id", d.id},
+              {"title", d.title},
+              {"reference", d.reference},
+              {"note", d.note},
+              {"model", found.model_name},
+              {"text", flags.text_file},
+              {"tokens", found.n_tokens},
+              {"n_ctx", found.n_ctx},
+              {"cpu", CpuName()},
+              {"claims", claims},
+              {"quality", found.quality},
+              {"speed", found.speed},
+              {"tables", found.tables},
+              {"extension", found.extension}};
+    for (const char* part : {"quality", "speed", "tables", "extension"}) {
+      if (j[part].empty()) j.erase(part);
+    }
     fmt::print("{}\n", j.dump(2));
     return;
   }
   const bool markdown = flags.output == "md";
   const Table::Format format = *ParseTableFormat(flags.output);
   fmt::print("{}{}\n{}\n\n{}\n\n", markdown ? "## " : "", d.title, d.reference, d.note);
-  fmt::print(
-      "Model {}, {} tokens in windows of {}, values in {}; {}, one thread for the times.\n\n",
-      found.model_name, found.n_tokens, found.n_ctx, d.value_type, CpuName());
-  fmt::print("{}\n{}\n{}", QualityTable(found.quality, format), SpeedTable(found.speed, format),
-             ClaimText(claims, markdown));
+  if (d.needs_model()) {
+    fmt::print("Model {}, {} tokens in windows of {}, {}.\n\n", found.model_name, found.n_tokens,
+               found.n_ctx,
+               found.quality.empty() ? "cache in f16"
+                                     : fmt::format("values in {}; {}, one thread for the times",
+                                                   d.value_type, CpuName()));
+  }
+  if (!found.tables.empty()) {
+    fmt::print("{}\n", eval::RenderScheduleTables(found.tables, flags.output));
+  }
+  if (!found.quality.empty()) fmt::print("{}\n", QualityTable(found.quality, format));
+  if (!found.speed.empty()) fmt::print("{}\n", SpeedTable(found.speed, format));
+  if (!found.extension.empty()) {
+    fmt::print("{}\n", eval::RenderScheduleTable(found.extension, flags.output));
+  }
+  fmt::print("{}", ClaimText(claims, markdown));
 }
 
-Status Reproduce(ReproduceFlags& flags) {
-  PHASOR_ASSIGN_OR_RETURN(eval::Declaration d, eval::ReadDeclaration(flags.id));
+// What is declared of it: runs on a model.
+Status MeasureModel(const eval::Declaration& d, ReproduceFlags& flags, Findings* found) {
   if (flags.text_file.empty()) flags.text_file = UserCacheDir() + "/texts/emma.txt";
   if (!FileExists(flags.text_file)) {
     return NotFound("reproduce: " + flags.text_file +
@@ -238,10 +297,22 @@ Status Reproduce(ReproduceFlags& flags) {
   }
   PHASOR_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(flags.model));
   InterruptFlag::Install();
+  found->model_name = model->path().substr(model->path().find_last_of('/') + 1);
+  if (!d.key_types.empty()) PHASOR_RETURN_IF_ERROR(MeasureQuality(d, flags, *model, found));
+  if (!d.speed_types.empty()) {
+    PHASOR_RETURN_IF_ERROR(MeasureSpeed(d, flags.quick_speed, *model, found));
+  }
+  if (!d.extension_methods.empty()) {
+    PHASOR_RETURN_IF_ERROR(MeasureExtension(d, flags, *model, found));
+  }
+  return Status::Ok();
+}
+
+Status Reproduce(ReproduceFlags& flags) {
+  PHASOR_ASSIGN_OR_RETURN(eval::Declaration d, eval::ReadDeclaration(flags.id));
   Findings found;
-  found.model_name = model->path().substr(model->path().find_last_of('/') + 1);
-  PHASOR_RETURN_IF_ERROR(MeasureQuality(d, flags, *model, &found));
-  PHASOR_RETURN_IF_ERROR(MeasureSpeed(d, flags.quick_speed, *model, &found));
+  PHASOR_ASSIGN_OR_RETURN(found.tables, eval::MeasureScheduleTables(d.tables, &found.measured));
+  if (d.needs_model()) PHASOR_RETURN_IF_ERROR(MeasureModel(d, flags, &found));
   PHASOR_ASSIGN_OR_RETURN(Json claims, JudgeClaims(d, found.measured));
   Print(d, flags, found, claims);
   return Status::Ok();

@@ -49,10 +49,18 @@ class Fields {
     if (!good) return Fail(std::string(key) + ": expected a list of strings");
     *out = value->get<std::vector<std::string>>();
   }
+  void OptionalInteger(const char* key, int64_t least, int64_t* out) {
+    if (j_.is_object() && j_.contains(key)) Integer(key, least, out);
+  }
+  void OptionalNumber(const char* key, double* out) {
+    std::optional<double> value;
+    Number(key, &value);
+    if (value) *out = *value;
+  }
   // A member object or list; an empty object when it is not there.
-  const Json& Member(const char* key) {
+  const Json& Member(const char* key, bool required = true) {
     static const Json none = Json::object();
-    const Json* value = Find(key, true);
+    const Json* value = Find(key, required);
     return value == nullptr ? none : *value;
   }
   void Fail(const std::string& what) {
@@ -116,6 +124,47 @@ Status ParseClaims(const Json& list, const std::string& name, std::vector<Claim>
   return Status::Ok();
 }
 
+// What is run on the model's caches: both members or neither.
+Status ParseCacheRuns(const Json& quality, const Json& speed, const std::string& name,
+                      Declaration* d) {
+  if (quality.empty() && speed.empty()) return Status::Ok();
+  Fields q(quality, name + ": quality");
+  q.Strings("key_types", &d->key_types);
+  q.String("value_type", &d->value_type);
+  q.String("base_type", &d->base_type);
+  q.Integer("n_ctx", 2, &d->n_ctx);
+  q.Integer("max_tokens", 2, &d->max_tokens);
+  PHASOR_RETURN_IF_ERROR(q.status());
+  Fields s(speed, name + ": speed");
+  s.Strings("key_types", &d->speed_types);
+  return s.status();
+}
+
+Status ParseSchedules(const Json& tables, const Json& extension, const std::string& name,
+                      Declaration* d) {
+  for (const Json& entry : tables) {
+    ScheduleCase c;
+    Fields f(entry, fmt::format("{}: table {}", name, d->tables.size() + 1));
+    int64_t n_rot = 0;
+    f.String("id", &c.id);
+    f.String("method", &c.rope.method);
+    f.Integer("n_rot", 2, &n_rot);
+    f.OptionalNumber("theta_base", &c.rope.theta_base);
+    f.OptionalNumber("factor", &c.rope.factor);
+    f.OptionalNumber("power_exponent", &c.rope.power_exponent);
+    f.OptionalInteger("original_context", 1, &c.rope.original_context);
+    if (n_rot > 1 << 16) f.Fail("n_rot: expected at most 65536");
+    PHASOR_RETURN_IF_ERROR(f.status());
+    c.rope.n_rot = static_cast<int>(n_rot);
+    d->tables.push_back(std::move(c));
+  }
+  if (extension.empty()) return Status::Ok();
+  Fields e(extension, name + ": extension");
+  e.Strings("methods", &d->extension_methods);
+  e.Integer("trained_contexts", 2, &d->extension);
+  return e.status();
+}
+
 }  // namespace
 
 const char* VerdictName(Verdict verdict) {
@@ -144,23 +193,20 @@ Result<Declaration> ParseDeclaration(const std::string& json, const std::string&
   f.String("reference", &d.reference);
   f.String("summary", &d.summary);
   f.String("note", &d.note);
-  const Json& quality = f.Member("quality");
-  const Json& speed = f.Member("speed");
+  const Json& quality = f.Member("quality", false);
+  const Json& speed = f.Member("speed", false);
+  const Json& tables = f.Member("tables", false);
+  const Json& extension = f.Member("extension", false);
   const Json& claims = f.Member("claims");
   PHASOR_RETURN_IF_ERROR(f.status());
   if (version != 1) {
     return Unsupported(fmt::format("{}: expected version 1, found {}", name, version));
   }
-  Fields q(quality, name + ": quality");
-  q.Strings("key_types", &d.key_types);
-  q.String("value_type", &d.value_type);
-  q.String("base_type", &d.base_type);
-  q.Integer("n_ctx", 2, &d.n_ctx);
-  q.Integer("max_tokens", 2, &d.max_tokens);
-  PHASOR_RETURN_IF_ERROR(q.status());
-  Fields s(speed, name + ": speed");
-  s.Strings("key_types", &d.speed_types);
-  PHASOR_RETURN_IF_ERROR(s.status());
+  PHASOR_RETURN_IF_ERROR(ParseCacheRuns(quality, speed, name, &d));
+  PHASOR_RETURN_IF_ERROR(ParseSchedules(tables, extension, name, &d));
+  if (!d.needs_model() && d.tables.empty()) {
+    return DataCorrupt(name + ": expected quality and speed, tables or extension, found none");
+  }
   PHASOR_RETURN_IF_ERROR(ParseClaims(claims, name, &d.claims));
   return d;
 }

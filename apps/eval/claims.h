@@ -1,7 +1,9 @@
 // What a paper claims, what counts as reproducing it, and the verdict: reproduce/<id>.json.
 //
-// A declaration holds the paper ("paper"), what is run here ("quality": cache types against a base
-// by depth; "speed": score time per key codec), and a list of claims. A claim's verdict follows
+// A declaration holds the paper, what is run here, and a list of claims. What is run is any of
+// "quality" (cache types against a base, by depth), "speed" (score time per key codec), "tables"
+// (position schedules by arithmetic alone) and "extension" (perplexity past the trained context per
+// position schedule). A claim's verdict follows
 // from conditions on what was measured, written down before the measuring:
 //   {"metric": "mean_kl", "of": "polar44", "over": "q4_0", "at_most": 1.0}
 // reads: the mean KL of polar44 divided by that of q4_0 is at most 1. Without "over" the value
@@ -16,11 +18,12 @@
 #include <utility>
 #include <vector>
 
+#include "contracts/position_method.h"
 #include "phasor/status.h"
 
 namespace phasor::eval {
 
-// (metric, codec id) -> value.
+// (metric, id of a codec, schedule or case) -> value.
 using Measurements = std::map<std::pair<std::string, std::string>, double>;
 
 struct Condition {
@@ -33,12 +36,24 @@ struct Claim {
   std::vector<Condition> reproduced_if, null_if;
 };
 
+// One position schedule to be looked at without a model.
+struct ScheduleCase {
+  std::string id;
+  RopeParams rope;
+};
+
 struct Declaration {
   std::string id, title, reference, summary, note;
   std::string value_type, base_type;  // of the quality runs
   int64_t n_ctx = 0, max_tokens = 0;
   std::vector<std::string> key_types, speed_types;
+  std::vector<ScheduleCase> tables;
+  std::vector<std::string> extension_methods;  // position method ids
+  int64_t extension = 0;                       // window in trained contexts
   std::vector<Claim> claims;
+  bool needs_model() const {
+    return !key_types.empty() || !speed_types.empty() || !extension_methods.empty();
+  }
 };
 
 enum class Verdict { kReproduced, kNotReproduced, kNull };

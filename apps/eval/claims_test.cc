@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/file.h"
+#include "eval/schedule_tables.h"
 #include "registry/kv_codec_table.h"
+#include "registry/position_table.h"
 
 namespace phasor::eval {
 namespace {
@@ -60,9 +64,9 @@ TEST(Claims, DescriptionSaysWhatWasNeeded) {
             "ppl_ratio a = 1.0053 (<= 1.005)");
 }
 
-std::string Shipped() {
+std::string Shipped(const std::string& id = "polarquant") {
   const Result<std::string> text =
-      ReadFile(std::string(PHASOR_SOURCE_DIR) + "/reproduce/polarquant.json");
+      ReadFile(std::string(PHASOR_SOURCE_DIR) + "/reproduce/" + id + ".json");
   EXPECT_TRUE(text.ok());
   return text.ok() ? *text : "";
 }
@@ -87,6 +91,63 @@ TEST(Claims, ShippedDeclarationAsksOnlyForWhatIsMeasured) {
     const Result<Verdict> v = Judge(claim, m);
     EXPECT_TRUE(v.ok()) << claim.id << ": " << v.status().message();
   }
+}
+
+TEST(Claims, DeclarationsOfSchedulesAskOnlyForWhatIsMeasured) {
+  for (const char* id : {"dprope", "giraffe", "hope"}) {
+    const Result<Declaration> d = ParseDeclaration(Shipped(id), id);
+    ASSERT_TRUE(d.ok()) << d.status().message();
+    EXPECT_EQ(d->id, id);
+    Measurements m;
+    const auto rows = MeasureScheduleTables(d->tables, &m);
+    ASSERT_TRUE(rows.ok()) << rows.status().message();
+    for (const std::string& method : d->extension_methods) {
+      ASSERT_NE(FindPositionMethod(method), nullptr) << method;
+      for (const char* metric : {"ppl_inside", "ppl_past", "ppl_growth"}) m[{metric, method}] = 1;
+    }
+    for (const Claim& claim : d->claims) {
+      const Result<Verdict> v = Judge(claim, m);
+      ASSERT_TRUE(v.ok()) << claim.id << ": " << v.status().message();
+      // What needs no model is arithmetic, and holds.
+      if (claim.null_if.empty()) EXPECT_EQ(*v, Verdict::kReproduced) << id << ": " << claim.id;
+    }
+  }
+}
+
+TEST(Claims, EveryClaimOfDpropeIsArithmeticAndHolds) {
+  const Result<Declaration> d = ParseDeclaration(Shipped("dprope"), "dprope");
+  ASSERT_TRUE(d.ok());
+  EXPECT_FALSE(d->needs_model());
+  Measurements m;
+  ASSERT_TRUE(MeasureScheduleTables(d->tables, &m).ok());
+  for (const Claim& claim : d->claims) {
+    EXPECT_EQ(*Judge(claim, m), Verdict::kReproduced) << claim.id;
+  }
+}
+
+TEST(Claims, DamagedSchedulesNameTheField) {
+  const auto message = [](const std::string& parts) {
+    return ParseDeclaration(R"({"format":"phasor-reproduce","version":1,"id":"x","title":"t",)"
+                            R"("reference":"r","summary":"s","note":"n",)" +
+                                parts +
+                                R"("claims":[{"id":"c","paper":"p","source":"s","here":"h",)"
+                                R"("null_result":"n","null_if":[],"reproduced_if":)"
+                                R"([{"metric":"a","of":"b","at_most":1}]}]})",
+                            "x.json")
+        .status()
+        .message();
+  };
+  EXPECT_EQ(message(R"("tables":[{"id":"a","method":"rope","n_rot":8}],)"), "");
+  EXPECT_NE(message("").find("found none"), std::string::npos);
+  EXPECT_NE(message(R"("tables":[{"id":"a","n_rot":8}],)").find("table 1: method"),
+            std::string::npos);
+  EXPECT_NE(message(R"("tables":[{"id":"a","method":"rope","n_rot":0}],)").find("n_rot"),
+            std::string::npos);
+  EXPECT_NE(message(R"("tables":["a"],)").find("expected an object"), std::string::npos);
+  EXPECT_NE(
+      message(R"("extension":{"methods":["rope"],"trained_contexts":1},)").find("trained_contexts"),
+      std::string::npos);
+  EXPECT_NE(message(R"("speed":{"key_types":["f16"]},)").find("quality"), std::string::npos);
 }
 
 TEST(Claims, DamagedDeclarationsNameTheField) {
