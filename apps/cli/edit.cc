@@ -218,7 +218,8 @@ class Editor {
       text.replace(at, op.text.size(), op.new_text);
       at += op.new_text.size();
     }
-    if (n == 0) return NotFound("expected \"" + OneLine(op.text) + "\" in the text, found it nowhere");
+    if (n == 0)
+      return NotFound("expected \"" + OneLine(op.text) + "\" in the text, found it nowhere");
     return Rewrite(text, name);
   }
 
@@ -256,8 +257,7 @@ class Editor {
     const KvCache& cache = session_.cache();
     int64_t token = 0;
     for (const KvPiece& p : cache.pieces()) {
-      const double at = static_cast<double>(
-          cache.store()->positions(p.kind, p.block)[p.first_row]);
+      const double at = static_cast<double>(cache.store()->positions(p.kind, p.block)[p.first_row]);
       const auto shift = static_cast<double>(p.view.shift);
       std::string marks;
       for (const auto& [set, word] :
@@ -348,7 +348,8 @@ void AddEditCommand(CLI::App& app, int* exit_code) {
                 "make the session hold this text file (- for stdin): what changed is read");
   c->add_option(
        "-e,--edit", f->operations,
-       "in order, tokens counted from 0: \"erase A:B\", \"move A:B TO\", \"copy A:B TO\", \"insert AT "
+       "in order, tokens counted from 0: \"erase A:B\", \"move A:B TO\", \"copy A:B TO\", \"insert "
+       "AT "
        "TEXT\", \"replace A:B TEXT\", \"sub OLD => NEW\" (every OLD of the text), \"truncate N\", "
        "\"pin A:B\", \"unpin A:B\"")
       ->allow_extra_args(false);
@@ -357,8 +358,7 @@ void AddEditCommand(CLI::App& app, int* exit_code) {
       ->check(Number(0, 1))
       ->capture_default_str();
   c->add_option("-o,--output", f->output, "save here instead of in place");
-  c->add_option("-p,--prompt", f->prompt,
-                "after the edits: append this and answer (not saved)");
+  c->add_option("-p,--prompt", f->prompt, "after the edits: append this and answer (not saved)");
   c->add_option("-n,--n-predict", f->n_predict, "most tokens to answer")
       ->capture_default_str()
       ->check(Integer(-1));

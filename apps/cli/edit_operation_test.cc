@@ -46,8 +46,8 @@ TEST(EditOperation, EveryWordReadsItsArguments) {
 TEST(EditOperation, OtherFormsAreRefusedWithWhatWasExpected) {
   for (const char* text :
        {"", "erase", "erase 5:4", "erase -1:4", "erase a:b", "move 1:2", "move 1:2 x", "insert 4",
-        "replace 1:2", "sub x", "sub  => y", "truncate", "frob 1:2", "erase 99999999999999999999:",
-        "pin 9223372036854775807"}) {
+        "replace 1:2", "sub x", "sub  => y", "truncate", "frob 1:2",
+        "erase 99999999999999999999:", "pin 9223372036854775807"}) {
     auto op = ParseEditOperation(text);
     ASSERT_FALSE(op.ok()) << text;
     EXPECT_EQ(op.status().code(), StatusCode::kInvalidArgument);
