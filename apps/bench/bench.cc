@@ -19,6 +19,7 @@
 #include "bench/span_time.h"
 #include "bench/synthetic_fill.h"
 #include "cli/command.h"
+#include "cli/rope_flags.h"
 #include "contracts/kv_codec.h"
 #include "phasor/version.h"
 #include "simd/cpu.h"
@@ -32,6 +33,7 @@ using Clock = std::chrono::steady_clock;
 struct BenchFlags {
   ModelFlags model;
   CacheFlags cache;
+  RopeFlags rope;
   std::vector<int64_t> n_prompt = {512}, n_gen = {128}, n_depth = {0};
   std::vector<std::string> types_k, types_v;
   int repetitions = 5;
@@ -90,6 +92,7 @@ Result<int64_t> TimeOnce(const Case& c, Session& session, uint64_t seed, CacheSt
 Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags,
                 const std::vector<int64_t>& samples, std::vector<int64_t> steps,
                 const CacheStats& cache) {
+  const auto rope = RopeOverride(flags.rope, model.config().rope);
   std::sort(steps.begin(), steps.end());
   const auto n = static_cast<double>(c.n_prompt > 0 ? c.n_prompt : c.n_gen);
   double sum = 0, sum2 = 0, ts_sum = 0, ts_sum2 = 0;
@@ -139,6 +142,7 @@ Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags
           {"samples_ts", ts},
           {"min_step_ns", steps.front()},
           {"median_step_ns", steps[steps.size() / 2]},
+          {"rope_method", rope.ok() && *rope ? (*rope)->method : model.config().rope.method},
           {"kv_codec", c.type_k + "/" + c.type_v},
           {"bytes_per_token", cache.n_tokens > 0 ? static_cast<double>(cache.used_bytes) /
                                                        static_cast<double>(cache.n_tokens)
@@ -257,7 +261,8 @@ Status RunDepth(const BenchFlags& flags, const LoadedModel& model, int64_t depth
       const std::vector<Case> cases = CasesAt(flags, k, v, depth);
       int64_t longest = 1;
       for (const Case& c : cases) longest = std::max({longest, c.n_prompt, c.n_gen});
-      SessionOptions options = ToSessionOptions(flags.cache);
+      PHASOR_ASSIGN_OR_RETURN(SessionOptions options,
+                              ToSessionOptions(flags.cache, flags.rope, model.config()));
       options.type_k = k;
       options.type_v = v;
       options.n_ctx = depth + longest;
@@ -405,6 +410,7 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   auto f = std::make_shared<BenchFlags>();
   CLI::App* c = app.add_subcommand("bench", "prefill and decode speed in llama-bench's columns");
   AddModelFlags(c, &f->model);
+  AddRopeFlags(c, &f->rope);
   auto list = [&](const std::string& name, std::vector<int64_t>* values, const char* help) {
     c->add_option(name, *values, help)->delimiter(',')->check(Integer(0, int64_t{1} << 40));
   };

@@ -5,6 +5,7 @@
 
 #include "base/table.h"
 #include "cli/command.h"
+#include "cli/rope_flags.h"
 #include "registry/kv_codec_table.h"
 #include "registry/position_plan_table.h"
 #include "registry/position_table.h"
@@ -16,13 +17,13 @@ namespace {
 struct Entry {
   std::string kind, id, summary, source;
   std::string cost;   // bits, where that makes sense
-  std::string flags;  // "K V exact calibrated"
+  std::string flags;  // "KV, exact, calibrated"; of schedules: the flags that set them
 };
 
 std::vector<Entry> Shelf() {
   std::vector<Entry> shelf;
   for (const PositionMethodInfo* m : PositionMethods()) {
-    shelf.push_back({"position", m->id, m->summary, m->source, "", "exact shift"});
+    shelf.push_back({"position", m->id, m->summary, m->source, "", RopeFlagNames(m->reads)});
   }
   for (const PositionPlanInfo* p : PositionPlans()) {
     shelf.push_back({"plan", p->id, p->summary, p->source, "", "exact"});

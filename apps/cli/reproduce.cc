@@ -13,7 +13,6 @@
 #include "cli/reproduce_experiment.h"
 #include "eval/claim_report.h"
 #include "eval/claims.h"
-#include "eval/edit_bench.h"
 #include "eval/kld.h"
 #include "eval/text_windows.h"
 #include "model/calibration.h"
@@ -121,62 +120,6 @@ Status MeasureSpeed(const eval::Declaration& d, bool quick, const LoadedModel& m
   return Status::Ok();
 }
 
-// Sources to edit and shorter texts where asked for; ids of times are those of the methods.
-Status MeasureEdits(const eval::EditPlan& plan, const ReproduceFlags& flags,
-                    const LoadedModel& model, Findings* out) {
-  constexpr int64_t kQuickTokens = 1024;
-  eval::EditDocumentOptions documents;
-  documents.n_tokens =
-      flags.max_tokens > 0 ? std::min(flags.max_tokens, plan.n_tokens) : plan.n_tokens;
-  documents.n_continuation = plan.n_continuation;
-  documents.n_documents = static_cast<int>(plan.n_documents);
-  documents.max_lines = static_cast<int>(plan.max_lines);
-  documents.depths = plan.depths;
-  documents.kinds = plan.kinds;
-  if (model.tokenizer().add_bos()) documents.bos = model.tokenizer().bos_id();
-  eval::EditEvalOptions options;
-  options.session.type_k = options.session.type_v = "f16";
-  options.cancel = &InterruptFlag::flag();
-  for (const std::string& id : plan.methods) {
-    PHASOR_ASSIGN_OR_RETURN(eval::EditMethod method, eval::ParseEditMethod(id));
-    options.methods.push_back(std::move(method));
-  }
-  PHASOR_ASSIGN_OR_RETURN(const auto source,
-                          eval::ReadSources(model.tokenizer(), {flags.text_file}));
-  PHASOR_ASSIGN_OR_RETURN(const auto texts, eval::MakeEditDocuments(source, documents));
-  std::unique_ptr<ProgressBar> bar;
-  options.on_progress = [&](int64_t done, int64_t total) {
-    if (bar == nullptr) bar = std::make_unique<ProgressBar>("evaluating", total, "steps");
-    bar->Set(done);
-  };
-  PHASOR_ASSIGN_OR_RETURN(const auto results, eval::EvaluateEdits(model, texts, options));
-  bar.reset();
-  for (const eval::EditDocument& d : texts) out->n_tokens += static_cast<int64_t>(d.tokens.size());
-  out->n_ctx = documents.n_tokens;
-  out->quality = eval::EditReport(results);
-  for (const Json& run : out->quality) {
-    for (const char* metric : {"mean_kl", "same_top", "same_line", "read"}) {
-      out->measured[{metric, run["method"].get<std::string>()}] = run[metric].get<double>();
-    }
-  }
-  eval::EditSpeedOptions speed;
-  speed.session.type_k = speed.session.type_v = "f16";
-  speed.n_tokens = {flags.quick_speed ? std::min(kQuickTokens, plan.speed_tokens)
-                                      : plan.speed_tokens};
-  speed.shares = plan.speed_shares;
-  if (flags.quick_speed) speed.n_rounds = 1;
-  speed.cancel = &InterruptFlag::flag();
-  PHASOR_ASSIGN_OR_RETURN(out->speed, eval::MeasureEditSpeed(model, speed));
-  for (const Json& row : out->speed) {
-    const auto share = row["share"].get<double>();
-    const std::string id = share == 0 ? "pie" : fmt::format("behind:{:g}", share);
-    for (const char* metric : {"speedup", "time_saved"}) {
-      out->measured[{metric, id}] = row[metric].get<double>();
-    }
-  }
-  return Status::Ok();
-}
-
 std::string QualityTable(const Json& quality, Table::Format format) {
   std::vector<Table::Column> columns = {{"-ctk", Table::Align::kLeft}};
   for (const char* name : {"bits of K", "ppl / f16", "mean KL", "99.9 % KL", "same top"}) {
@@ -241,14 +184,6 @@ void Print(const eval::Declaration& d, const ReproduceFlags& flags, const Findin
   const bool markdown = flags.output == "md";
   const Table::Format format = *ParseTableFormat(flags.output);
   fmt::print("{}{}\n{}\n\n{}\n\n", markdown ? "## " : "", d.title, d.reference, d.note);
-  if (d.edit) {
-    fmt::print("Model {}, {} tokens of source in texts of at most {}, cache in f16; {}.\n\n",
-               found.model_name, found.n_tokens, found.n_ctx, CpuName());
-    fmt::print("{}\n{}\n{}", eval::RenderEditTables(found.quality, flags.output),
-               eval::RenderEditSpeedTable(found.speed, flags.output),
-               eval::ClaimText(claims, markdown));
-    return;
-  }
   fmt::print(
       "Model {}, {} tokens in windows of {}, values in {}; {}, one thread for the times.\n\n",
       found.model_name, found.n_tokens, found.n_ctx, d.value_type, CpuName());
@@ -259,12 +194,10 @@ void Print(const eval::Declaration& d, const ReproduceFlags& flags, const Findin
 Status Reproduce(ReproduceFlags& flags) {
   PHASOR_ASSIGN_OR_RETURN(eval::Declaration d, eval::ReadDeclaration(flags.id));
   if (!d.experiment.empty()) {
-    return ReproduceExperiment(d, {flags.model, flags.text_file, flags.quick_speed, flags.output});
+    return ReproduceExperiment(
+        d, {flags.model, flags.text_file, flags.max_tokens, flags.quick_speed, flags.output});
   }
-  if (flags.text_file.empty()) {
-    flags.text_file =
-        d.edit ? std::string(PHASOR_SOURCE_DIR) + "/src" : UserCacheDir() + "/texts/emma.txt";
-  }
+  if (flags.text_file.empty()) flags.text_file = UserCacheDir() + "/texts/emma.txt";
   if (!FileExists(flags.text_file)) {
     return NotFound("reproduce: " + flags.text_file +
                     ": expected a text, found none; get one with `make texts` or name one with "
@@ -274,12 +207,8 @@ Status Reproduce(ReproduceFlags& flags) {
   InterruptFlag::Install();
   Findings found;
   found.model_name = model->path().substr(model->path().find_last_of('/') + 1);
-  if (d.edit) {
-    PHASOR_RETURN_IF_ERROR(MeasureEdits(*d.edit, flags, *model, &found));
-  } else {
-    PHASOR_RETURN_IF_ERROR(MeasureQuality(d, flags, *model, &found));
-    PHASOR_RETURN_IF_ERROR(MeasureSpeed(d, flags.quick_speed, *model, &found));
-  }
+  PHASOR_RETURN_IF_ERROR(MeasureQuality(d, flags, *model, &found));
+  PHASOR_RETURN_IF_ERROR(MeasureSpeed(d, flags.quick_speed, *model, &found));
   PHASOR_ASSIGN_OR_RETURN(Json claims, eval::JudgeClaims(d, found.measured));
   Print(d, flags, found, claims);
   return Status::Ok();
@@ -312,7 +241,7 @@ void AddReproduceCommand(CLI::App& app, int* exit_code) {
                 "text to measure on, or sources to edit (default: Emma, from `make texts`; or the "
                 "sources of this program)");
   c->add_option("--max-tokens", f->max_tokens,
-                "only the first tokens of the text (0: as many as the declaration says)")
+                "only the first tokens of the text, where its length is declared (0: all of those)")
       ->check(Integer(0));
   c->add_flag("--quick-speed,--quick", f->quick_speed,
               "small sizes and one round, to try the command");

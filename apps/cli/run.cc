@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/rope_flags.h"
 #include "engine/beam_search.h"
 
 namespace phasor::cli {
@@ -21,6 +22,7 @@ namespace {
 struct RunFlags {
   ModelFlags model;
   CacheFlags cache;
+  RopeFlags rope;
   std::string prompt, file, system;
   int64_t n_predict = -1;
   int beams = 0;  // 0: sampling
@@ -68,8 +70,8 @@ nlohmann::json StatsJson(const Session& s) {
 
 class Runner {
  public:
-  Runner(const RunFlags& flags, const LoadedModel& model, Session& session)
-      : flags_(flags), model_(model), session_(session) {
+  Runner(const RunFlags& flags, const LoadedModel& model, Session& session, std::string rope_method)
+      : flags_(flags), model_(model), session_(session), rope_method_(std::move(rope_method)) {
     options_.max_tokens = flags.n_predict;
     options_.sampler = flags.sampler;
     options_.stop = flags.stop;
@@ -283,6 +285,7 @@ class Runner {
       j["model"] = model_.path();
       j["type_k"] = flags_.cache.type_k;
       j["type_v"] = flags_.cache.type_v;
+      j["rope_method"] = rope_method_;
       j["seed"] = flags_.sampler.seed;
       fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     } else {
@@ -296,6 +299,7 @@ class Runner {
   const RunFlags& flags_;
   const LoadedModel& model_;
   Session& session_;
+  std::string rope_method_;
   GenerateOptions options_;
   std::vector<ChatMessage> messages_;
   std::string typed_;             // read from stdin and not yet used
@@ -332,16 +336,18 @@ int Run(RunFlags& flags, bool prompt_given, bool file_given) {
   }
   auto model = LoadModel(flags.model);
   if (!model.ok()) return Fail(model.status());
-  SessionOptions options = ToSessionOptions(flags.cache);
-  options.context_shift = flags.context_shift;
-  options.n_keep = std::max<int64_t>(0, flags.keep);
-  auto session = Session::Create(**model, options);
+  auto options = ToSessionOptions(flags.cache, flags.rope, (*model)->config());
+  if (!options.ok()) return Fail(options.status());
+  options->context_shift = flags.context_shift;
+  options->n_keep = std::max<int64_t>(0, flags.keep);
+  auto session = Session::Create(**model, *options);
   if (!session.ok()) return Fail(session.status());
   if (std::string note = CalibrationNotice(**model, flags.cache.type_k); !note.empty()) {
     fmt::print(stderr, "{}\n", note);
   }
+  if (std::string note = RopeNotice(flags.rope); !note.empty()) fmt::print(stderr, "{}\n", note);
   InterruptFlag::Install();
-  Runner runner(flags, **model, **session);
+  Runner runner(flags, **model, **session, RopeOf(*options, (*model)->config()).method);
   if (!prompt_given) return runner.Chat();
   const bool chat =
       !flags.no_conversation && ((*model)->chat_template() != nullptr || flags.conversation ||
@@ -356,6 +362,7 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
   CLI::App* run = app.add_subcommand("run", "chat, or answer one prompt");
   AddModelFlags(run, &flags->model);
   AddCacheFlags(run, &flags->cache);
+  AddRopeFlags(run, &flags->rope);
   auto* prompt = run->add_option("-p,--prompt", flags->prompt, "prompt; without -p and -f: chat");
   auto* file =
       run->add_option("-f,--file", flags->file, "read the prompt from a file, - for stdin");

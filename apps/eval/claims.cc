@@ -7,80 +7,13 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "eval/fields.h"
 
 namespace phasor::eval {
 namespace {
 
 using Json = nlohmann::json;
 constexpr std::size_t kMaxBytes = 1 << 20;
-
-// Reads fields of one object; the first error stays and later reads do nothing.
-class Fields {
- public:
-  Fields(const Json& j, std::string where) : j_(j), where_(std::move(where)) {
-    if (!j.is_object()) Fail("expected an object");
-  }
-
-  void String(const char* key, std::string* out, bool required = true) {
-    const Json* value = Find(key, required);
-    if (value == nullptr) return;
-    if (!value->is_string()) return Fail(std::string(key) + ": expected a string");
-    *out = value->get<std::string>();
-  }
-  void Integer(const char* key, int64_t least, int64_t* out) {
-    const Json* value = Find(key, true);
-    if (value == nullptr) return;
-    if (!value->is_number_integer() || value->get<int64_t>() < least) {
-      return Fail(fmt::format("{}: expected an integer of at least {}", key, least));
-    }
-    *out = value->get<int64_t>();
-  }
-  void Number(const char* key, std::optional<double>* out) {
-    const Json* value = Find(key, false);
-    if (value == nullptr) return;
-    if (!value->is_number()) return Fail(std::string(key) + ": expected a number");
-    *out = value->get<double>();
-  }
-  void Strings(const char* key, std::vector<std::string>* out) {
-    const Json* value = Find(key, true);
-    if (value == nullptr) return;
-    bool good = value->is_array() && !value->empty();
-    for (const Json& entry : good ? *value : Json::array()) good = good && entry.is_string();
-    if (!good) return Fail(std::string(key) + ": expected a list of strings");
-    *out = value->get<std::vector<std::string>>();
-  }
-  void Numbers(const char* key, std::vector<double>* out) {
-    const Json* value = Find(key, true);
-    if (value == nullptr) return;
-    bool good = value->is_array() && !value->empty();
-    for (const Json& entry : good ? *value : Json::array()) good = good && entry.is_number();
-    if (!good) return Fail(std::string(key) + ": expected a list of numbers");
-    *out = value->get<std::vector<double>>();
-  }
-  // A member object or list; an empty object when it is not there.
-  const Json& Member(const char* key) {
-    static const Json none = Json::object();
-    const Json* value = Find(key, true);
-    return value == nullptr ? none : *value;
-  }
-  void Fail(const std::string& what) {
-    if (status_.ok()) status_ = DataCorrupt(where_ + ": " + what);
-  }
-  const Status& status() const { return status_; }
-
- private:
-  const Json* Find(const char* key, bool required) {
-    if (!status_.ok()) return nullptr;
-    const auto it = j_.find(key);
-    if (it != j_.end()) return &*it;
-    if (required) Fail(std::string(key) + ": expected this field, found none");
-    return nullptr;
-  }
-
-  const Json& j_;
-  std::string where_;
-  Status status_;
-};
 
 Status ParseConditions(const Json& list, const std::string& where, std::vector<Condition>* out) {
   if (!list.is_array()) return DataCorrupt(where + ": expected a list of conditions");
@@ -90,10 +23,10 @@ Status ParseConditions(const Json& list, const std::string& where, std::vector<C
     f.String("metric", &c.metric);
     f.String("of", &c.of);
     f.String("over", &c.over, false);
-    f.Number("at_least", &c.at_least);
-    f.Number("at_most", &c.at_most);
+    f.OptionalNumber("at_least", &c.at_least);
+    f.OptionalNumber("at_most", &c.at_most);
     if (!c.at_least && !c.at_most) f.Fail("expected at_least or at_most, found neither");
-    PHASOR_RETURN_IF_ERROR(f.status());
+    PHASOR_RETURN_IF_ERROR(f.Finish());
     out->push_back(std::move(c));
   }
   return Status::Ok();
@@ -112,7 +45,7 @@ Status ParseClaims(const Json& list, const std::string& name, std::vector<Claim>
     f.String("null_result", &c.null_result);
     const Json& reproduced = f.Member("reproduced_if");
     const Json& null = f.Member("null_if");
-    PHASOR_RETURN_IF_ERROR(f.status());
+    PHASOR_RETURN_IF_ERROR(f.Finish());
     PHASOR_RETURN_IF_ERROR(
         ParseConditions(reproduced, where + ": reproduced_if", &c.reproduced_if));
     PHASOR_RETURN_IF_ERROR(ParseConditions(null, where + ": null_if", &c.null_if));
@@ -124,23 +57,6 @@ Status ParseClaims(const Json& list, const std::string& name, std::vector<Claim>
   return Status::Ok();
 }
 
-Status ParseEditPlan(const Json& j, const std::string& name, std::optional<EditPlan>* out) {
-  EditPlan plan;
-  Fields f(j, name + ": edit");
-  f.Integer("tokens", 64, &plan.n_tokens);
-  f.Integer("next", 1, &plan.n_continuation);
-  f.Integer("documents", 1, &plan.n_documents);
-  f.Integer("lines", 1, &plan.max_lines);
-  f.Numbers("depths", &plan.depths);
-  f.Strings("kinds", &plan.kinds);
-  f.Strings("methods", &plan.methods);
-  f.Integer("speed_tokens", 64, &plan.speed_tokens);
-  f.Numbers("speed_shares", &plan.speed_shares);
-  PHASOR_RETURN_IF_ERROR(f.status());
-  *out = std::move(plan);
-  return Status::Ok();
-}
-
 Status ParseCacheRuns(const Json& quality, const Json& speed, const std::string& name,
                       Declaration* d) {
   Fields q(quality, name + ": quality");
@@ -149,10 +65,10 @@ Status ParseCacheRuns(const Json& quality, const Json& speed, const std::string&
   q.String("base_type", &d->base_type);
   q.Integer("n_ctx", 2, &d->n_ctx);
   q.Integer("max_tokens", 2, &d->max_tokens);
-  PHASOR_RETURN_IF_ERROR(q.status());
+  PHASOR_RETURN_IF_ERROR(q.Finish());
   Fields s(speed, name + ": speed");
   s.Strings("key_types", &d->speed_types);
-  return s.status();
+  return s.Finish();
 }
 
 }  // namespace
@@ -175,8 +91,11 @@ Result<Declaration> ParseDeclaration(const std::string& json, const std::string&
     return DataCorrupt(name + ": expected a JSON object with format \"phasor-reproduce\"");
   }
   Declaration d;
+  d.file = name;
   Fields f(j, name);
   int64_t version = 0;
+  std::string format;
+  f.String("format", &format);
   f.Integer("version", 1, &version);
   f.String("id", &d.id);
   f.String("title", &d.title);
@@ -184,16 +103,19 @@ Result<Declaration> ParseDeclaration(const std::string& json, const std::string&
   f.String("summary", &d.summary);
   f.String("note", &d.note);
   f.String("experiment", &d.experiment, false);
-  const bool of_edits = j.contains("edit"), of_caches = !of_edits && d.experiment.empty();
+  const bool of_caches = d.experiment.empty();
   static const Json kNone = Json::object();
   const Json& quality = of_caches ? f.Member("quality") : kNone;
   const Json& speed = of_caches ? f.Member("speed") : kNone;
+  const Json& settings = of_caches ? kNone : f.Member("settings", false);
+  if (!settings.is_object()) f.Fail("settings: expected an object");
   const Json& claims = f.Member("claims");
   PHASOR_RETURN_IF_ERROR(f.status());
   if (version != 1) {
     return Unsupported(fmt::format("{}: expected version 1, found {}", name, version));
   }
-  if (of_edits) PHASOR_RETURN_IF_ERROR(ParseEditPlan(j["edit"], name, &d.edit));
+  PHASOR_RETURN_IF_ERROR(f.Finish());
+  d.settings = settings.dump();
   if (of_caches) PHASOR_RETURN_IF_ERROR(ParseCacheRuns(quality, speed, name, &d));
   PHASOR_RETURN_IF_ERROR(ParseClaims(claims, name, &d.claims));
   return d;

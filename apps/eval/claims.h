@@ -1,10 +1,10 @@
 // What a paper claims, what counts as reproducing it, and the verdict: reproduce/<id>.json.
 //
-// A declaration holds the paper ("paper"), what is run here ("quality": cache types against a base
-// by depth; "speed": score time per key codec) or, instead of both, "edit" (edits inside cached
-// source texts) or the name of what measures ("experiment", eval/experiment.h), and a list of
-// claims. A claim's verdict follows from conditions on what was measured, written down before the
-// measuring:
+// A declaration holds the paper, what is run here and a list of claims. What is run is either
+// "quality" (cache types against a base, by depth) and "speed" (score time per key codec), or an
+// "experiment" by name, with "settings" of its own (eval/experiments/experiment.h). Fields that are
+// not known are errors. A claim's verdict follows from conditions on what was measured, written
+// down before the measuring:
 //   {"metric": "mean_kl", "of": "polar44", "over": "q4_0", "at_most": 1.0}
 // reads: the mean KL of polar44 divided by that of q4_0 is at most 1. Without "over" the value
 // itself is compared. All of "null_if" hold (and there are some): null, the measurement shows no
@@ -22,7 +22,7 @@
 
 namespace phasor::eval {
 
-// (metric, id of a codec or of an edit method) -> value.
+// (metric, id of what it was measured of: a codec, a schedule, a method) -> value.
 using Measurements = std::map<std::pair<std::string, std::string>, double>;
 
 struct Condition {
@@ -35,22 +35,14 @@ struct Claim {
   std::vector<Condition> reproduced_if, null_if;
 };
 
-// What is run of edits (apps/eval/edit_bench.h): their quality, and their speed in longer texts.
-struct EditPlan {
-  int64_t n_tokens = 0, n_continuation = 0, n_documents = 0, max_lines = 0;
-  std::vector<double> depths;
-  std::vector<std::string> kinds, methods;
-  int64_t speed_tokens = 0;
-  std::vector<double> speed_shares;  // of the rest, read again behind the edit
-};
-
 struct Declaration {
+  std::string file;  // that it was read from, for messages
   std::string id, title, reference, summary, note;
   std::string value_type, base_type;  // of the quality runs
   int64_t n_ctx = 0, max_tokens = 0;
   std::vector<std::string> key_types, speed_types;
-  std::string experiment;        // empty: quality and speed
-  std::optional<EditPlan> edit;  // then the four fields above are empty
+  std::string experiment;       // empty: quality and speed, which are empty otherwise
+  std::string settings = "{}";  // of the experiment: a JSON object
   std::vector<Claim> claims;
 };
 

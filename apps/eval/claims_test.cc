@@ -2,8 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/file.h"
-#include "eval/edit_bench.h"
 #include "registry/kv_codec_table.h"
 
 namespace phasor::eval {
@@ -61,9 +62,9 @@ TEST(Claims, DescriptionSaysWhatWasNeeded) {
             "ppl_ratio a = 1.0053 (<= 1.005)");
 }
 
-std::string Shipped() {
+std::string Shipped(const std::string& id = "polarquant") {
   const Result<std::string> text =
-      ReadFile(std::string(PHASOR_SOURCE_DIR) + "/reproduce/polarquant.json");
+      ReadFile(std::string(PHASOR_SOURCE_DIR) + "/reproduce/" + id + ".json");
   EXPECT_TRUE(text.ok());
   return text.ok() ? *text : "";
 }
@@ -90,30 +91,42 @@ TEST(Claims, ShippedDeclarationAsksOnlyForWhatIsMeasured) {
   }
 }
 
-TEST(Claims, ShippedEditDeclarationAsksOnlyForWhatIsMeasured) {
-  const Result<std::string> text = ReadFile(std::string(PHASOR_SOURCE_DIR) + "/reproduce/pie.json");
-  ASSERT_TRUE(text.ok());
-  const Result<Declaration> d = ParseDeclaration(*text, "pie.json");
+std::string MessageOf(const std::string& parts) {
+  return ParseDeclaration(R"({"format":"phasor-reproduce","version":1,"id":"x","title":"t",)"
+                          R"("reference":"r","summary":"s","note":"n",)" +
+                              parts +
+                              R"("claims":[{"id":"c","paper":"p","source":"s","here":"h",)"
+                              R"("null_result":"n","null_if":[],"reproduced_if":)"
+                              R"([{"metric":"a","of":"b","at_most":1}]}]})",
+                          "x.json")
+      .status()
+      .message();
+}
+
+TEST(Claims, ADeclarationRunsCacheTypesOrAnExperiment) {
+  const std::string quality =
+      R"("quality":{"key_types":["f16"],"value_type":"f16","base_type":"f16","n_ctx":8,)"
+      R"("max_tokens":8},)";
+  const std::string speed = R"("speed":{"key_types":["f16"]},)";
+  EXPECT_EQ(MessageOf(quality + speed), "");
+  EXPECT_EQ(MessageOf(R"("experiment":"e",)"), "");
+  EXPECT_EQ(MessageOf(R"("experiment":"e","settings":{"a":1},)"), "");
+  EXPECT_NE(MessageOf("").find("x.json: quality"), std::string::npos);
+  EXPECT_NE(MessageOf(quality).find("x.json: speed"), std::string::npos);
+  EXPECT_NE(MessageOf(R"("experiment":"e",)" + speed).find("found speed"), std::string::npos);
+  EXPECT_NE(MessageOf(quality + speed + R"("settings":{},)").find("found settings"),
+            std::string::npos);
+  EXPECT_NE(MessageOf(R"("experiment":"e","settings":[1],)").find("settings: expected an object"),
+            std::string::npos);
+}
+
+TEST(Claims, SettingsReachTheExperimentAsTheyAre) {
+  const Result<Declaration> d = ParseDeclaration(Shipped("pie"), "pie.json");
   ASSERT_TRUE(d.ok()) << d.status().message();
-  EXPECT_EQ(d->id, "pie");
-  ASSERT_TRUE(d->edit.has_value());
-  Measurements m;
-  for (const std::string& id : d->edit->methods) {
-    EXPECT_TRUE(ParseEditMethod(id).ok()) << id;
-    for (const char* metric : {"mean_kl", "same_top", "same_line", "read"}) m[{metric, id}] = 1;
-  }
-  for (const char* id : {"pie", "behind:0.05", "behind:0.15"}) {
-    m[{"speedup", id}] = m[{"time_saved", id}] = 1;
-  }
-  for (const Claim& claim : d->claims) {
-    const Result<Verdict> v = Judge(claim, m);
-    EXPECT_TRUE(v.ok()) << claim.id << ": " << v.status().message();
-  }
-  std::string bad = *text;
-  bad.replace(bad.find("\"depths\": [0.5"), 14, "\"depths\": [\"a\"");
-  const Result<Declaration> damaged = ParseDeclaration(bad, "pie.json");
-  ASSERT_FALSE(damaged.ok());
-  EXPECT_NE(damaged.status().message().find("depths"), std::string::npos);
+  EXPECT_EQ(d->experiment, "pie");
+  EXPECT_EQ(d->file, "pie.json");
+  EXPECT_EQ(nlohmann::json::parse(d->settings),
+            nlohmann::json::parse(Shipped("pie")).at("settings"));
 }
 
 TEST(Claims, DamagedDeclarationsNameTheField) {
@@ -134,6 +147,7 @@ TEST(Claims, DamagedDeclarationsNameTheField) {
   expect_error("\"base_type\"", "\"base\"", "base_type");
   expect_error("\"at_most\": 1.005", "\"most\": 1.005", "at_least or at_most");
   expect_error("\"reproduced_if\"", "\"if\"", "reproduced_if");
+  expect_error("\"over\"", "\"under\"", "found under");
   for (std::size_t n = 0; n + 2 < good.size(); n += 97) {
     EXPECT_FALSE(ParseDeclaration(good.substr(0, n), "x.json").ok()) << n;
   }

@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
-#include "eval/edit_bench.h"
+#include "eval/edit_eval.h"
 
 namespace phasor::cli {
 namespace {
@@ -102,9 +102,17 @@ int Edit(const EditFlags& flags) {
   }
   const Json& results = (*report)["results"];
   const Json& speed = (*report)["speed"];
-  fmt::print("{}", eval::RenderEditTables(results, flags.output));
-  if (speed.empty()) return 0;
-  fmt::print("{}{}", results.empty() ? "" : "\n", eval::RenderEditSpeedTable(speed, flags.output));
+  const Table::Format format = *ParseTableFormat(flags.output);
+  std::vector<Table> tables;
+  if (!results.empty() && flags.output == "csv") {
+    tables.push_back(eval::EditGroupTable(results));
+  } else if (!results.empty()) {
+    tables = {eval::EditKindTable(results), eval::EditDistanceTable(results)};
+  }
+  if (!speed.empty()) tables.push_back(eval::EditSpeedTable(speed));
+  for (std::size_t i = 0; i < tables.size(); ++i) {
+    fmt::print("{}{}", i == 0 ? "" : "\n", tables[i].Render(format));
+  }
   return 0;
 }
 

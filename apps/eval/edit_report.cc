@@ -5,8 +5,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
-#include "base/table.h"
-#include "eval/edit_bench.h"
+#include "eval/edit_eval.h"
 #include "eval/text_windows.h"
 
 namespace phasor::eval {
@@ -64,73 +63,6 @@ std::string Number(const Json& row, const char* key, int digits) {
   return fmt::format("{:.{}f}", row[key].get<double>(), digits);
 }
 
-std::string LongTable(const Json& report) {
-  Table table({{"method", Align::kLeft},
-               {"kind", Align::kLeft},
-               {"distance", Align::kLeft},
-               {"edits", Align::kRight},
-               {"predicted tokens", Align::kRight},
-               {"mean KL", Align::kRight},
-               {"median KL", Align::kRight},
-               {"same top", Align::kRight},
-               {"same line", Align::kRight},
-               {"read", Align::kRight},
-               {"time saved", Align::kRight}});
-  const auto add = [&](const Json& run, const Json& row, const std::string& kind,
-                       const std::string& distance) {
-    table.AddRow(
-        {run["method"], kind, distance, row["edits"].dump(), row["predicted_tokens"].dump(),
-         Number(row, "mean_kl", 6), Number(row, "median_kl", 6), Number(row, "same_top", 4),
-         Number(row, "same_line", 4), Number(row, "read", 4), Number(row, "time_saved", 4)});
-  };
-  for (const Json& run : report) {
-    add(run, run, "all", "all");
-    for (const Json& row : run["by_kind"]) add(run, row, row["kind"], "all");
-    for (const Json& row : run["by_distance"]) add(run, row, "all", row["distance"]);
-  }
-  return table.Render(Table::Format::kCsv);
-}
-
-std::string KindTable(const Json& report, Table::Format format) {
-  std::vector<Table::Column> columns = {
-      {"method", Align::kLeft}, {"mean KL", Align::kRight}, {"median KL", Align::kRight}};
-  for (const Json& row : report.at(0)["by_kind"]) {
-    columns.push_back({"KL " + row["kind"].get<std::string>(), Align::kRight});
-  }
-  for (const char* name : {"same top", "same line", "read", "time saved"}) {
-    columns.push_back({name, Align::kRight});
-  }
-  Table table(columns);
-  for (const Json& run : report) {
-    std::vector<std::string> cells = {run["method"], Number(run, "mean_kl", 5),
-                                      Number(run, "median_kl", 5)};
-    for (const Json& row : run["by_kind"]) cells.push_back(Number(row, "mean_kl", 5));
-    cells.push_back(Number(run, "same_top", 4));
-    cells.push_back(Number(run, "same_line", 3));
-    cells.push_back(fmt::format("{:.1f} %", 100 * run["read"].get<double>()));
-    cells.push_back(fmt::format("{:.1f} %", 100 * run["time_saved"].get<double>()));
-    table.AddRow(std::move(cells));
-  }
-  return table.Render(format);
-}
-
-std::string DistanceTable(const Json& report, Table::Format format) {
-  std::vector<Table::Column> columns = {{"method", Align::kLeft}};
-  for (const char* what : {"KL ", "same top "}) {
-    for (const Json& row : report.at(0)["by_distance"]) {
-      columns.push_back({what + row["distance"].get<std::string>(), Align::kRight});
-    }
-  }
-  Table table(columns);
-  for (const Json& run : report) {
-    std::vector<std::string> cells = {run["method"]};
-    for (const Json& row : run["by_distance"]) cells.push_back(Number(row, "mean_kl", 5));
-    for (const Json& row : run["by_distance"]) cells.push_back(Number(row, "same_top", 4));
-    table.AddRow(std::move(cells));
-  }
-  return table.Render(format);
-}
-
 // Up to 128 tokens, to 256, to 512 and so on.
 constexpr int64_t kNearest = 128;
 
@@ -182,14 +114,74 @@ Json EditReport(const std::vector<EditResult>& results) {
   return out;
 }
 
-std::string RenderEditTables(const Json& report, const std::string& format) {
-  if (report.empty()) return "";
-  if (format == "csv") return LongTable(report);
-  const Table::Format table = *ParseTableFormat(format);
-  return KindTable(report, table) + "\n" + DistanceTable(report, table);
+Table EditGroupTable(const Json& report) {
+  Table table({{"method", Align::kLeft},
+               {"kind", Align::kLeft},
+               {"distance", Align::kLeft},
+               {"edits", Align::kRight},
+               {"predicted tokens", Align::kRight},
+               {"mean KL", Align::kRight},
+               {"median KL", Align::kRight},
+               {"same top", Align::kRight},
+               {"same line", Align::kRight},
+               {"read", Align::kRight},
+               {"time saved", Align::kRight}});
+  const auto add = [&](const Json& run, const Json& row, const std::string& kind,
+                       const std::string& distance) {
+    table.AddRow(
+        {run["method"], kind, distance, row["edits"].dump(), row["predicted_tokens"].dump(),
+         Number(row, "mean_kl", 6), Number(row, "median_kl", 6), Number(row, "same_top", 4),
+         Number(row, "same_line", 4), Number(row, "read", 4), Number(row, "time_saved", 4)});
+  };
+  for (const Json& run : report) {
+    add(run, run, "all", "all");
+    for (const Json& row : run["by_kind"]) add(run, row, row["kind"], "all");
+    for (const Json& row : run["by_distance"]) add(run, row, "all", row["distance"]);
+  }
+  return table;
 }
 
-std::string RenderEditSpeedTable(const Json& report, const std::string& format) {
+Table EditKindTable(const Json& report) {
+  std::vector<Table::Column> columns = {
+      {"method", Align::kLeft}, {"mean KL", Align::kRight}, {"median KL", Align::kRight}};
+  for (const Json& row : report.empty() ? Json::array() : report[0]["by_kind"]) {
+    columns.push_back({"KL " + row["kind"].get<std::string>(), Align::kRight});
+  }
+  for (const char* name : {"same top", "same line", "read", "time saved"}) {
+    columns.push_back({name, Align::kRight});
+  }
+  Table table(columns);
+  for (const Json& run : report) {
+    std::vector<std::string> cells = {run["method"], Number(run, "mean_kl", 5),
+                                      Number(run, "median_kl", 5)};
+    for (const Json& row : run["by_kind"]) cells.push_back(Number(row, "mean_kl", 5));
+    cells.push_back(Number(run, "same_top", 4));
+    cells.push_back(Number(run, "same_line", 3));
+    cells.push_back(fmt::format("{:.1f} %", 100 * run["read"].get<double>()));
+    cells.push_back(fmt::format("{:.1f} %", 100 * run["time_saved"].get<double>()));
+    table.AddRow(std::move(cells));
+  }
+  return table;
+}
+
+Table EditDistanceTable(const Json& report) {
+  std::vector<Table::Column> columns = {{"method", Align::kLeft}};
+  for (const char* what : {"KL ", "same top "}) {
+    for (const Json& row : report.empty() ? Json::array() : report[0]["by_distance"]) {
+      columns.push_back({what + row["distance"].get<std::string>(), Align::kRight});
+    }
+  }
+  Table table(columns);
+  for (const Json& run : report) {
+    std::vector<std::string> cells = {run["method"]};
+    for (const Json& row : run["by_distance"]) cells.push_back(Number(row, "mean_kl", 5));
+    for (const Json& row : run["by_distance"]) cells.push_back(Number(row, "same_top", 4));
+    table.AddRow(std::move(cells));
+  }
+  return table;
+}
+
+Table EditSpeedTable(const Json& report) {
   Table table({{"tokens", Align::kRight},
                {"new", Align::kRight},
                {"recomputed", Align::kRight},
@@ -202,7 +194,7 @@ std::string RenderEditSpeedTable(const Json& report, const std::string& format) 
                   Number(row, "speedup", 2),
                   fmt::format("{:.1f} %", 100 * row["time_saved"].get<double>())});
   }
-  return table.Render(*ParseTableFormat(format));
+  return table;
 }
 
 }  // namespace phasor::eval

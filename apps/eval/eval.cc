@@ -1,5 +1,5 @@
 // phasor eval perplexity|kld MODEL FILE: quality of cache types on a text, by depth. The others,
-// retrieve and edit, are in files of their own.
+// retrieve, edit and schedules, are in files of their own.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -8,9 +8,11 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/rope_flags.h"
 #include "eval/edit.h"
 #include "eval/kld.h"
 #include "eval/retrieve.h"
+#include "eval/schedules_command.h"
 #include "eval/text_windows.h"
 
 namespace phasor::cli {
@@ -21,6 +23,7 @@ using eval::Json;
 struct EvalFlags {
   ModelFlags model;
   CacheFlags cache;
+  RopeFlags rope;
   std::string text_file;
   std::string types;  // "k:v,k:v": several cache types in one run
   std::string base_k = "f16", base_v = "f16";
@@ -44,7 +47,9 @@ Result<Json> Evaluate(const EvalFlags& flags, bool kld) {
     }
   }
   eval::CacheEvalOptions options;
-  options.session = ToSessionOptions(flags.cache);
+  PHASOR_ASSIGN_OR_RETURN(options.session,
+                          ToSessionOptions(flags.cache, flags.rope, model->config()));
+  if (std::string note = RopeNotice(flags.rope); !note.empty()) fmt::print(stderr, "{}\n", note);
   if (options.session.n_ctx == 0) options.session.n_ctx = model->config().n_ctx_train;
   options.types = std::move(types);
   if (kld) options.base = {flags.base_k, flags.base_v};
@@ -68,6 +73,7 @@ Result<Json> Evaluate(const EvalFlags& flags, bool kld) {
               {"windows", windows.size()},
               {"precision", flags.model.precision},
               {"score", flags.score},
+              {"rope", RopeJson(RopeOf(options.session, model->config()))},
               {"n_sink", options.session.n_sink},
               {"n_recent", options.session.n_recent}};
   if (kld) out["base"] = {{"type_k", flags.base_k}, {"type_v", flags.base_v}};
@@ -99,6 +105,7 @@ void AddFlags(CLI::App* c, EvalFlags* f, bool kld) {
   c->add_option("text,-f,--file", f->text_file, "text file")->required();
   AddModelFlags(c, &f->model, false);
   AddCacheFlags(c, &f->cache);
+  AddRopeFlags(c, &f->rope);
   c->add_option("--types", f->types, "several cache types in one run: K:V,K:V,...");
   c->add_option("--max-tokens", f->max_tokens, "only the first tokens of the text (0: all)")
       ->check(Integer(0));
@@ -143,6 +150,7 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
   }
   AddRetrieveCommand(*eval, exit_code);
   AddEditCommand(*eval, exit_code);
+  AddSchedulesCommand(*eval, exit_code);
 }
 
 }  // namespace phasor::cli

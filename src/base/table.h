@@ -22,6 +22,8 @@ class Table {
   void AddRow(std::vector<std::string> cells);
   // Ends with a line feed. Widths count characters (UTF-8 code points), not bytes.
   std::string Render(Format format) const;
+  const std::vector<Column>& columns() const { return columns_; }
+  const std::vector<std::vector<std::string>>& rows() const { return rows_; }
 
  private:
   std::string RenderText(bool markdown) const;

@@ -31,6 +31,9 @@ struct KvStoreOptions {
   // as they are.
   int n_rot = 0;
   RopePairing pairing = RopePairing::kHalfSplit;
+  // What the key codecs were made with (KvCodecParams::omega_P): sessions of other schedules may
+  // share the store, but not files.
+  std::vector<float> codec_omega_P = {};
 };
 
 // The codecs of one (layer, KV head). The row codecs hold sink and window.

@@ -89,7 +89,8 @@ struct SessionOptions {
   // Blocks shared with other sessions of the same model and cache types (Session::store()); null: a
   // store of its own.
   std::shared_ptr<KvStore> store;
-  // Schedule of this session's tokens; nothing: the model's own.
+  // Schedule of this session's tokens; nothing: the model's own. n_rot must be 0 or the model's;
+  // where its context is 0 it is n_ctx.
   std::optional<RopeParams> rope;
 };
 
@@ -208,7 +209,8 @@ class Session {
   Result<std::unique_ptr<Session>> Fork() const;
   // Becomes what `other`, a fork of this session, holds.
   void TakeTextOf(const Session& other);
-  // The schedule of tokens from now on; those that are there keep theirs.
+  // The schedule of tokens from now on, as in SessionOptions::rope; those that are there keep
+  // theirs.
   Status SetSchedule(const RopeParams& rope);
   // Writes text, keys, values and logits to a span file (docs/formats.md), whole or not at all.
   // kResourceExhausted when the disk is full; a file that was there is kept.

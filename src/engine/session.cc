@@ -90,14 +90,17 @@ Result<std::unique_ptr<Session>> Session::Create(const LoadedModel& model,
                                 .pairing = config.pairing};
   PHASOR_ASSIGN_OR_RETURN(std::vector<KvHeadCodecs> codecs,
                           MakeSessionCodecs(config, model.calibration(), options));
-  if (options.store == nullptr) {
-    s->cache_ = std::make_unique<KvCache>(cache, std::move(codecs));
+  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakeSessionPhases(config, options));
+  std::shared_ptr<KvStore> store = options.store;
+  if (store == nullptr) {
+    const KvStoreOptions blocks = {config.n_layers,   config.n_kv_heads, config.head_dim,
+                                   config.rope.n_rot, config.pairing,    RadiansPerToken(phases)};
+    store = std::make_shared<KvStore>(blocks, std::move(codecs));
   } else {
-    PHASOR_RETURN_IF_ERROR(CheckSameCodecs(*options.store, codecs));
-    s->cache_ = std::make_unique<KvCache>(cache, options.store);
+    PHASOR_RETURN_IF_ERROR(CheckSameCodecs(*store, codecs));
   }
-  s->cache_->SetSchedule(model.transformer().phases());
-  if (options.rope.has_value()) PHASOR_RETURN_IF_ERROR(s->SetSchedule(*options.rope));
+  s->cache_ = std::make_unique<KvCache>(cache, std::move(store));
+  s->cache_->SetSchedule(phases);
   return s;
 }
 

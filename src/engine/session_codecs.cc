@@ -38,6 +38,17 @@ std::vector<float> RadiansPerToken(const PhaseTable& phases) {
   return omega_P;
 }
 
+Result<PhaseTable> MakeSessionPhases(const ModelConfig& config, const SessionOptions& options) {
+  RopeParams rope = options.rope ? *options.rope : config.rope;
+  if (rope.n_rot == 0) rope.n_rot = config.rope.n_rot;
+  if (rope.n_rot != config.rope.n_rot) {
+    return InvalidArgument(fmt::format("rope: expected the model's {} rotated dimensions, found {}",
+                                       config.rope.n_rot, rope.n_rot));
+  }
+  if (rope.context == 0) rope.context = options.n_ctx > 0 ? options.n_ctx : config.n_ctx_train;
+  return MakePhaseTable(rope);
+}
+
 Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
                                             int n_layers) {
   std::vector<std::string> list;
@@ -73,7 +84,7 @@ Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
                           LayerTypes("cache-type-k", options.type_k, config.n_layers));
   PHASOR_ASSIGN_OR_RETURN(auto types_v,
                           LayerTypes("cache-type-v", options.type_v, config.n_layers));
-  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(config.rope));
+  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakeSessionPhases(config, options));
   const std::vector<float> omega_P = RadiansPerToken(phases);
   std::vector<KvHeadCodecs> codecs;
   for (int layer = 0; layer < config.n_layers; ++layer) {

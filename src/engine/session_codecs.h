@@ -20,6 +20,10 @@ const char* WindowType(const std::string& type);
 // Frequencies as codecs take them (KvCodecParams::omega_P).
 std::vector<float> RadiansPerToken(const PhaseTable& phases);
 
+// The phase table a session turns by: of its own schedule or the model's, for its context.
+// kInvalidArgument when the schedule's n_rot is neither 0 nor the model's, or the method refuses.
+Result<PhaseTable> MakeSessionPhases(const ModelConfig& config, const SessionOptions& options);
+
 Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
                                                     const Calibration* calibration,
                                                     const SessionOptions& options);

@@ -5,7 +5,7 @@
 
 #include "cache/kv_cache.h"
 #include "engine/engine.h"
-#include "registry/position_table.h"
+#include "engine/session_codecs.h"
 
 namespace phasor {
 
@@ -152,13 +152,9 @@ void Session::TakeTextOf(const Session& other) {
 }
 
 Status Session::SetSchedule(const RopeParams& rope) {
-  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(rope));
-  const std::size_t expected = model_->transformer().phases().step_P.size();
-  if (phases.step_P.size() != expected) {
-    return InvalidArgument("rope: expected " + std::to_string(2 * expected) +
-                           " rotated dimensions, found " +
-                           std::to_string(2 * phases.step_P.size()));
-  }
+  SessionOptions options = options_;
+  options.rope = rope;
+  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakeSessionPhases(model_->config(), options));
   cache_->SetSchedule(phases);
   return Status::Ok();
 }

@@ -38,12 +38,12 @@ uint64_t CalibrationHash(const Calibration* calibration, const std::string& type
   return Shortened(hasher.Finish());
 }
 
-// What codecs were made for (the model's schedule) and what keys are turned with (the session's).
+// What codecs were made for (the schedule of the store's first session) and what keys are turned
+// with.
 uint64_t ScheduleHash(const Session& session) {
-  const LoadedModel& model = session.model();
   Hasher128 hasher;
-  hasher.AddNumber(static_cast<uint64_t>(model.config().pairing));
-  AddSchedule(model.transformer().phases(), hasher);
+  hasher.AddNumber(static_cast<uint64_t>(session.model().config().pairing));
+  hasher.AddBytes(std::as_bytes(std::span(session.store()->options().codec_omega_P)));
   AddSchedule(session.cache().schedule(), hasher);
   return Shortened(hasher.Finish());
 }

@@ -77,42 +77,78 @@ Result<double> FloatOr(const GgufFile& file, const std::string& key, double fall
   return file.GetFloat(key);
 }
 
+// A tensor of one frequency factor per pair; leaves *out empty where the file has none.
+Status ReadGgufFactors(const GgufFile& file, const char* name, int64_t n_pairs,
+                       std::vector<float>* out) {
+  const TensorView* t = file.FindTensor(name);
+  if (t == nullptr) return Status::Ok();
+  if (t->gguf_type != static_cast<uint32_t>(DType::kF32) || t->n_elements() != n_pairs) {
+    return DataCorrupt("gguf: " + std::string(name) + ": expected " + std::to_string(n_pairs) +
+                       " F32 values, found " + std::to_string(t->n_elements()) + " of type " +
+                       GgufTypeName(t->gguf_type));
+  }
+  const auto* values = reinterpret_cast<const float*>(t->bytes.data());
+  out->assign(values, values + n_pairs);
+  return Status::Ok();
+}
+
+// The method that the file's type stands for. Files with LongRoPE's factors name no type or
+// "longrope"; "none" is a file's word for plain rope.
+Result<std::string> GgufRopeMethod(const GgufFile& file, const std::string& key,
+                                   const RopeParams& rope) {
+  std::string type;
+  if (file.Has(key)) {
+    PHASOR_ASSIGN_OR_RETURN(type, file.GetString(key));
+  }
+  const bool has_long = !rope.long_factors.empty(), has_short = !rope.short_factors.empty();
+  if (has_long != has_short || (type == "longrope" && !has_long)) {
+    return DataCorrupt(std::string("gguf: ") +
+                       (has_long ? "rope_factors_short.weight" : "rope_factors_long.weight") +
+                       ": expected this tensor" +
+                       (has_long || has_short ? " beside the other" : "") + ", found none");
+  }
+  const bool unnamed = type.empty() || type == "none";
+  if (type == "longrope" || (has_long && unnamed)) return std::string("longrope");
+  if (has_long) {
+    return Unsupported("gguf: " + key +
+                       ": expected longrope for a file with frequency factors "
+                       "for long contexts, found " +
+                       type);
+  }
+  if (unnamed) return std::string(type.empty() && rope.factor != 1.0 ? "linear" : "rope");
+  if (type == "linear" || type == "yarn") return type;
+  return Unsupported("gguf: " + key + ": expected none, linear, yarn or longrope, found " + type);
+}
+
 Status ReadGgufRope(const GgufFile& file, const std::string& arch, ModelConfig* c) {
   const std::string rope = arch + ".rope.", scaling = rope + "scaling.";
   PHASOR_ASSIGN_OR_RETURN(int64_t n_rot, IntOr(file, rope + "dimension_count", c->head_dim));
   PHASOR_RETURN_IF_ERROR(CheckRange("gguf: " + rope + "dimension_count", n_rot, 0, c->head_dim));
   c->rope.n_rot = static_cast<int>(n_rot);
   PHASOR_ASSIGN_OR_RETURN(c->rope.theta_base, FloatOr(file, rope + "freq_base", 10000.0));
-  std::string type = "none";
-  if (file.Has(scaling + "type")) {
-    PHASOR_ASSIGN_OR_RETURN(type, file.GetString(scaling + "type"));
-  }
   PHASOR_ASSIGN_OR_RETURN(double old_scale, FloatOr(file, rope + "scale_linear", 1.0));
   PHASOR_ASSIGN_OR_RETURN(c->rope.factor, FloatOr(file, scaling + "factor", old_scale));
   PHASOR_ASSIGN_OR_RETURN(c->rope.original_context,
                           IntOr(file, scaling + "original_context_length", c->n_ctx_train));
-  // GGUF's attn_factor multiplies YaRN's own 0.1 ln(factor) + 1.
-  PHASOR_ASSIGN_OR_RETURN(double attn_factor, FloatOr(file, scaling + "attn_factor", 1.0));
-  if (c->rope.factor >= 1 && attn_factor > 0) {
-    c->rope.attention_factor = attn_factor * (0.1 * std::log(c->rope.factor) + 1.0);
-  }
   PHASOR_ASSIGN_OR_RETURN(c->rope.beta_fast, FloatOr(file, scaling + "yarn_beta_fast", 32.0));
   PHASOR_ASSIGN_OR_RETURN(c->rope.beta_slow, FloatOr(file, scaling + "yarn_beta_slow", 1.0));
-  if (type == "none" || type.empty()) {
-    c->rope.method = !file.Has(scaling + "type") && c->rope.factor != 1.0 ? "linear" : "rope";
-  } else if (type == "linear" || type == "yarn") {
-    c->rope.method = type;
-  } else {
-    return Unsupported("gguf: " + scaling + "type: expected none, linear or yarn, found " + type);
-  }
-  if (const TensorView* t = file.FindTensor("rope_freqs.weight")) {
-    if (t->gguf_type != static_cast<uint32_t>(DType::kF32) || t->n_elements() != n_rot / 2) {
-      return DataCorrupt("gguf: rope_freqs.weight: expected " + std::to_string(n_rot / 2) +
-                         " F32 values, found " + std::to_string(t->n_elements()) + " of type " +
-                         GgufTypeName(t->gguf_type));
+  PHASOR_RETURN_IF_ERROR(
+      ReadGgufFactors(file, "rope_freqs.weight", n_rot / 2, &c->rope.freq_factors));
+  PHASOR_RETURN_IF_ERROR(
+      ReadGgufFactors(file, "rope_factors_long.weight", n_rot / 2, &c->rope.long_factors));
+  PHASOR_RETURN_IF_ERROR(
+      ReadGgufFactors(file, "rope_factors_short.weight", n_rot / 2, &c->rope.short_factors));
+  PHASOR_ASSIGN_OR_RETURN(c->rope.method, GgufRopeMethod(file, scaling + "type", c->rope));
+  // attn_factor multiplies YaRN's own 0.1 ln(factor) + 1; for longrope it is the whole factor.
+  PHASOR_ASSIGN_OR_RETURN(double attn_factor, FloatOr(file, scaling + "attn_factor", 1.0));
+  if (c->rope.method == "longrope") {
+    if (!(attn_factor > 0) || !std::isfinite(attn_factor)) {
+      return DataCorrupt("gguf: " + scaling + "attn_factor: expected a positive number, found " +
+                         std::to_string(attn_factor));
     }
-    const auto* values = reinterpret_cast<const float*>(t->bytes.data());
-    c->rope.freq_factors.assign(values, values + n_rot / 2);
+    c->rope.attention_factor = attn_factor;
+  } else if (c->rope.method == "yarn" && c->rope.factor >= 1 && attn_factor > 0) {
+    c->rope.attention_factor = attn_factor * (0.1 * std::log(c->rope.factor) + 1.0);
   }
   return Status::Ok();
 }
@@ -201,6 +237,53 @@ Status ReadJson(const Json& j, const char* key, int64_t* out) {
   return Status::Ok();
 }
 
+Status ReadJson(const Json& j, const char* key, std::vector<float>* out) {
+  auto it = j.find(key);
+  if (it == j.end() || it->is_null()) return Status::Ok();
+  bool good = it->is_array();
+  for (const Json& value : good ? *it : Json::array()) good = good && value.is_number();
+  if (!good)
+    return DataCorrupt(std::string("config.json: ") + key + ": expected a list of numbers");
+  *out = it->get<std::vector<float>>();
+  return Status::Ok();
+}
+
+// Ids of position methods by config.json's rope type.
+Result<std::string> HfRopeMethod(const std::string& type) {
+  if (type == "default") return std::string("rope");
+  if (type == "dynamic") return std::string("dynamic_ntk");
+  if (type == "su") return std::string("longrope");  // the first Phi-3 files
+  for (const char* same : {"linear", "yarn", "longrope", "llama3"}) {
+    if (type == same) return type;
+  }
+  return Unsupported(
+      "config.json: rope type: expected default, linear, dynamic, yarn, longrope or llama3, "
+      "found " +
+      type);
+}
+
+// The fields of rope_scaling or rope_parameters, whatever method reads them later.
+Status ReadHfScaling(const Json& scaling, RopeParams* rope) {
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "rope_theta", &rope->theta_base));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "factor", &rope->factor));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "low_freq_factor", &rope->low_freq_factor));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "high_freq_factor", &rope->high_freq_factor));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "beta_fast", &rope->beta_fast));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "beta_slow", &rope->beta_slow));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "attention_factor", &rope->attention_factor));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "short_factor", &rope->short_factors));
+  PHASOR_RETURN_IF_ERROR(ReadJson(scaling, "long_factor", &rope->long_factors));
+  PHASOR_RETURN_IF_ERROR(
+      ReadJson(scaling, "original_max_position_embeddings", &rope->original_context));
+  std::string type = "default";
+  for (const char* key : {"type", "rope_type"}) {
+    auto it = scaling.find(key);
+    if (it != scaling.end() && it->is_string()) type = it->get<std::string>();
+  }
+  PHASOR_ASSIGN_OR_RETURN(rope->method, HfRopeMethod(type));
+  return Status::Ok();
+}
+
 Status ReadHfRope(const Json& config, ModelConfig* c) {
   // Newer files keep everything in rope_parameters, older ones in rope_scaling and rope_theta.
   const Json* scaling = nullptr;
@@ -212,36 +295,23 @@ Status ReadHfRope(const Json& config, ModelConfig* c) {
   PHASOR_RETURN_IF_ERROR(ReadJson(config, "rope_theta", &c->rope.theta_base));
   PHASOR_RETURN_IF_ERROR(ReadJson(config, "partial_rotary_factor", &partial));
   c->rope.original_context = c->n_ctx_train;
-  std::string type = "default";
+  PHASOR_RETURN_IF_ERROR(
+      ReadJson(config, "original_max_position_embeddings", &c->rope.original_context));
   if (scaling != nullptr) {
-    PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "rope_theta", &c->rope.theta_base));
     PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "partial_rotary_factor", &partial));
-    PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "factor", &c->rope.factor));
-    PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "low_freq_factor", &c->rope.low_freq_factor));
-    PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "high_freq_factor", &c->rope.high_freq_factor));
-    PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "beta_fast", &c->rope.beta_fast));
-    PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "beta_slow", &c->rope.beta_slow));
-    PHASOR_RETURN_IF_ERROR(ReadJson(*scaling, "attention_factor", &c->rope.attention_factor));
-    PHASOR_RETURN_IF_ERROR(
-        ReadJson(*scaling, "original_max_position_embeddings", &c->rope.original_context));
-    for (const char* key : {"type", "rope_type"}) {
-      auto it = scaling->find(key);
-      if (it != scaling->end() && it->is_string()) type = it->get<std::string>();
-    }
+    PHASOR_RETURN_IF_ERROR(ReadHfScaling(*scaling, &c->rope));
+  }
+  // Files with both contexts mean their ratio, whatever else they say.
+  if (c->rope.method == "longrope" && c->rope.original_context > 0 &&
+      c->rope.original_context != c->n_ctx_train) {
+    c->rope.factor =
+        static_cast<double>(c->n_ctx_train) / static_cast<double>(c->rope.original_context);
   }
   if (!(partial > 0 && partial <= 1)) {
     return DataCorrupt("config.json: partial_rotary_factor: expected (0, 1], found " +
                        std::to_string(partial));
   }
   c->rope.n_rot = static_cast<int>(c->head_dim * partial);
-  if (type == "default") {
-    c->rope.method = "rope";
-  } else if (type == "linear" || type == "llama3" || type == "yarn") {
-    c->rope.method = type;
-  } else {
-    return Unsupported("config.json: rope type: expected default, linear, llama3 or yarn, found " +
-                       type);
-  }
   return Status::Ok();
 }
 

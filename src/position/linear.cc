@@ -8,19 +8,16 @@ namespace phasor {
 namespace {
 
 Result<PhaseTable> MakeLinear(const RopeParams& params) {
-  if (!(params.factor > 0)) {
-    return InvalidArgument("linear: expected a positive factor, found " +
-                           std::to_string(params.factor));
-  }
+  PHASOR_RETURN_IF_ERROR(CheckFactor("linear", params));
   PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("linear", params));
-  PhaseTable table;
-  for (long double w : omega) table.step_P.push_back(TurnsFromRadians(w / params.factor));
-  return table;
+  for (long double& w : omega) w /= params.factor;
+  return TableOf(omega);
 }
 
 }  // namespace
 
 const PositionMethodInfo kLinearMethod = {"linear", "position interpolation by one factor",
-                                          "Position Interpolation, 2306.15595", MakeLinear};
+                                          "Position Interpolation, 2306.15595", kRopeFactor,
+                                          MakeLinear};
 
 }  // namespace phasor

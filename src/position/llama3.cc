@@ -24,28 +24,27 @@ Result<PhaseTable> MakeLlama3(const RopeParams& params) {
         std::to_string(params.factor) + ", " + std::to_string(params.low_freq_factor) + ", " +
         std::to_string(params.high_freq_factor) + ", " + std::to_string(params.original_context));
   }
+  PHASOR_RETURN_IF_ERROR(CheckFactor("llama3", params));
   PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("llama3", params));
   const long double low = params.low_freq_factor, high = params.high_freq_factor;
-  PhaseTable table;
-  for (long double w : omega) {
-    const long double turns_in_context =
-        params.original_context * w / 6.283185307179586476925286766559L;
-    long double scaled = w;
+  for (long double& w : omega) {
+    const long double turns_in_context = params.original_context * w / kTwoPi;
+    const long double divided = w / params.factor;
     if (turns_in_context < low) {
-      scaled = w / params.factor;
+      w = divided;
     } else if (turns_in_context <= high) {
-      const long double smooth = (turns_in_context - low) / (high - low);
-      scaled = (1 - smooth) * w / params.factor + smooth * w;
+      // Written so that factor 1 gives w itself, to the last bit.
+      w = divided + (turns_in_context - low) / (high - low) * (w - divided);
     }
-    table.step_P.push_back(TurnsFromRadians(scaled));
   }
-  return table;
+  return TableOf(omega);
 }
 
 }  // namespace
 
 const PositionMethodInfo kLlama3Method = {
     "llama3", "Llama 3 frequency scaling: long wavelengths divided, short ones kept",
-    "Llama 3.1 model card and config", MakeLlama3};
+    "Llama 3.1 model card and config", kRopeFactor | kRopeOriginalContext | kRopeLowHighFreqFactor,
+    MakeLlama3};
 
 }  // namespace phasor

@@ -43,19 +43,36 @@ Result<std::vector<long double>> BaseFrequencies(const char* method, const RopeP
   return omega;
 }
 
+PhaseTable TableOf(const std::vector<long double>& omega_P) {
+  PhaseTable table;
+  for (long double w : omega_P) table.step_P.push_back(TurnsFromRadians(w));
+  return table;
+}
+
+Status CheckFactor(const char* method, const RopeParams& params) {
+  if (params.factor > 0 && std::isfinite(params.factor)) return Status::Ok();
+  return InvalidArgument(std::string(method) + ": expected a positive factor, found " +
+                         std::to_string(params.factor));
+}
+
+Status CheckOriginalContext(const char* method, const RopeParams& params) {
+  if (params.original_context > 0) return Status::Ok();
+  return InvalidArgument(std::string(method) +
+                         ": expected the trained context before extension in tokens, found " +
+                         std::to_string(params.original_context));
+}
+
 namespace {
 
 Result<PhaseTable> MakeRope(const RopeParams& params) {
   PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("rope", params));
-  PhaseTable table;
-  for (long double w : omega) table.step_P.push_back(TurnsFromRadians(w));
-  return table;
+  return TableOf(omega);
 }
 
 }  // namespace
 
 const PositionMethodInfo kRopeMethod = {
     "rope", "plain rotary embedding, with the file's frequency factors if it has any",
-    "RoFormer, 2104.09864", MakeRope};
+    "RoFormer, 2104.09864", 0, MakeRope};
 
 }  // namespace phasor

@@ -7,7 +7,7 @@
 // Shapes: P = n_rot/2 frequencies.
 // Exact or approximate: exact. Neutral setting: factor 1 equals rope (test).
 // Cost: as rope.
-// Limits: factor >= 1, original context known.
+// Limits: factor >= 1, original context known, 0 < beta_slow <= beta_fast.
 // Rejected: nothing yet.
 #include <algorithm>
 
@@ -23,6 +23,13 @@ Result<PhaseTable> MakeYarn(const RopeParams& params) {
                            std::to_string(params.theta_base) + ", " +
                            std::to_string(params.original_context));
   }
+  PHASOR_RETURN_IF_ERROR(CheckFactor("yarn", params));
+  if (!(params.beta_slow > 0) || !(params.beta_fast >= params.beta_slow) ||
+      !std::isfinite(params.beta_fast)) {
+    return InvalidArgument("yarn: expected 0 < beta_slow <= beta_fast, found " +
+                           std::to_string(params.beta_slow) + " and " +
+                           std::to_string(params.beta_fast));
+  }
   PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("yarn", params));
   const double log_base = std::log(params.theta_base);
   auto pair_of = [&](double turns) {
@@ -32,12 +39,13 @@ Result<PhaseTable> MakeYarn(const RopeParams& params) {
   const double low = std::max(0.0, std::floor(pair_of(params.beta_fast)));
   double high = std::min(params.n_rot - 1.0, std::ceil(pair_of(params.beta_slow)));
   if (high <= low) high = low + 0.001;  // the ramp becomes a step
-  PhaseTable table;
   for (std::size_t j = 0; j < omega.size(); ++j) {
     const double ramp = std::clamp((static_cast<double>(j) - low) / (high - low), 0.0, 1.0);
-    table.step_P.push_back(
-        TurnsFromRadians(omega[j] / params.factor * ramp + omega[j] * (1 - ramp)));
+    // Written so that factor 1 gives the frequency itself, to the last bit.
+    const long double divided = omega[j] / params.factor;
+    omega[j] = divided + (1 - ramp) * (omega[j] - divided);
   }
+  PhaseTable table = TableOf(omega);
   table.attention_factor = static_cast<float>(
       params.attention_factor > 0 ? params.attention_factor : 0.1 * std::log(params.factor) + 1.0);
   return table;
@@ -46,6 +54,7 @@ Result<PhaseTable> MakeYarn(const RopeParams& params) {
 }  // namespace
 
 const PositionMethodInfo kYarnMethod = {
-    "yarn", "interpolation by wavelength with an attention factor", "YaRN, 2309.00071", MakeYarn};
+    "yarn", "interpolation by wavelength with an attention factor", "YaRN, 2309.00071",
+    kRopeFactor | kRopeOriginalContext | kRopeBetas | kRopeAttentionFactor, MakeYarn};
 
 }  // namespace phasor

@@ -9,6 +9,7 @@
 namespace phasor {
 
 std::span<const PositionMethodInfo* const> PositionMethods();
+const PositionMethodInfo* FindPositionMethod(std::string_view id);  // null: unknown
 // kInvalidArgument lists the known ids.
 Result<PhaseTable> MakePhaseTable(const RopeParams& params);
 

@@ -102,8 +102,12 @@ class ReproducePie(support.CliTest):
                  "--quick-speed")
         j = json.loads(self.good(*flags, "--json").stdout)
         self.assertEqual([c["claim"] for c in j["claims"]], [c["id"] for c in declared["claims"]])
-        self.assertEqual([q["method"] for q in j["quality"]], declared["edit"]["methods"])
-        kl = {q["method"]: q["mean_kl"] for q in j["quality"]}
+        quality = j["details"]["quality"]
+        self.assertEqual([q["method"] for q in quality], declared["settings"]["methods"])
+        kl = {q["method"]: q["mean_kl"] for q in quality}
+        self.assertEqual(kl, j["measured"]["mean_kl"])
+        self.assertEqual([r["share"] for r in j["details"]["speed"]],
+                         declared["settings"]["speed_shares"])
         verdict = {c["claim"]: c["verdict"] for c in j["claims"]}
         expected = ("null" if kl["stay"] <= 0.001 else
                     "reproduced" if kl["pie"] <= 0.1 * kl["stay"] else "not reproduced")

@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "base/table.h"
 #include "engine/engine.h"
 #include "eval/edit_documents.h"
 #include "eval/kld.h"
@@ -73,9 +74,11 @@ Result<std::vector<EditResult>> EvaluateEdits(const LoadedModel& model,
 
 // One object per method: over all edits, "by_kind", and "by_distance" (to the end of the text).
 Json EditReport(const std::vector<EditResult>& results);
-// The report as tables: by method and kind, and by method and distance. csv: one row per method and
-// group of edits.
-std::string RenderEditTables(const Json& report, const std::string& format);
+// The report as tables, empty ones of an empty report: by method and kind, by method and distance,
+// and one row per method and group of edits.
+Table EditKindTable(const Json& report);
+Table EditDistanceTable(const Json& report);
+Table EditGroupTable(const Json& report);
 
 // Time of edits in a long text against reading all of it, on random tokens.
 struct EditSpeedOptions {
@@ -94,6 +97,6 @@ struct EditSpeedOptions {
 // One object per length and share: n_tokens, n_edit, share, n_read, milliseconds,
 // full_milliseconds, speedup, time_saved.
 Result<Json> MeasureEditSpeed(const LoadedModel& model, const EditSpeedOptions& options);
-std::string RenderEditSpeedTable(const Json& report, const std::string& format);
+Table EditSpeedTable(const Json& report);
 
 }  // namespace phasor::eval

@@ -8,7 +8,7 @@
 #include "base/rng.h"
 #include "engine/rank_candidates.h"
 #include "engine/two_streams.h"
-#include "eval/experiment.h"
+#include "eval/experiments/experiment.h"
 #include "model/dense_reference.h"
 #include "registry/position_plan_table.h"
 
@@ -79,9 +79,9 @@ Result<ExperimentReport> RunUniEncoder(const ExperimentInput& input) {
   return report;
 }
 
-int64_t UniEncoderTokens(bool quick) {
-  const RankSizes s = RankSizesOf(quick);
-  return s.n_context + 2 * s.n_candidates * s.n_candidate;
+Result<ExperimentNeeds> UniEncoderNeeds(const ExperimentInput& input) {
+  const RankSizes s = RankSizesOf(input.quick);
+  return NeedsWithoutSettings(input, s.n_context + 2 * s.n_candidates * s.n_candidate);
 }
 
 // --- GPE: source and target as they arrive ---
@@ -183,9 +183,9 @@ Result<ExperimentReport> RunGpe(const ExperimentInput& input) {
       const double difference = RelativeDifference(got.logits, want);
       worst = std::max(worst, difference);
       read = std::max(read, static_cast<double>(got.n_read));
-      table.rows.push_back({name, std::to_string(start),
-                            fmt::format("{:.4f}", MeanNll(input, sizes, got.logits)),
-                            fmt::format("{:.1e}", difference)});
+      table.table.AddRow({name, std::to_string(start),
+                          fmt::format("{:.4f}", MeanNll(input, sizes, got.logits)),
+                          fmt::format("{:.1e}", difference)});
     }
   }
   report.measured[{"tokens_read", "text"}] = static_cast<double>(sizes.n_source + sizes.n_target);
@@ -193,12 +193,16 @@ Result<ExperimentReport> RunGpe(const ExperimentInput& input) {
   return report;
 }
 
-int64_t GpeTokens(bool quick) {
-  const StreamSizes s = StreamSizesOf(quick);
-  return s.n_source + s.n_target;
+Result<ExperimentNeeds> GpeNeeds(const ExperimentInput& input) {
+  const StreamSizes s = StreamSizesOf(input.quick);
+  return NeedsWithoutSettings(input, s.n_source + s.n_target);
 }
 
 // --- V2PE: steps below one, up to a million ---
+
+Result<ExperimentNeeds> V2peNeeds(const ExperimentInput& input) {
+  return NeedsWithoutSettings(input, 0);
+}
 
 Result<ExperimentReport> RunV2pe(const ExperimentInput& input) {
   ExperimentReport report;
@@ -222,7 +226,7 @@ Result<ExperimentReport> RunV2pe(const ExperimentInput& input) {
       };
       floats += static_cast<double>(as_float(b)) - as_float(a) != 1.0 / 256;
     }
-    table.rows.push_back({std::to_string(n_text), std::to_string(floats), std::to_string(ticks)});
+    table.table.AddRow({std::to_string(n_text), std::to_string(floats), std::to_string(ticks)});
     lost_ticks += ticks;
     lost_float += floats;
   }
@@ -251,8 +255,8 @@ Result<ExperimentReport> RunV2pe(const ExperimentInput& input) {
 
 }  // namespace
 
-const Experiment kUniEncoderExperiment = {"uniencoder", UniEncoderTokens, RunUniEncoder};
-const Experiment kGpeExperiment = {"gpe", GpeTokens, RunGpe};
-const Experiment kV2peExperiment = {"v2pe", [](bool) { return int64_t{0}; }, RunV2pe};
+const Experiment kUniEncoderExperiment = {"uniencoder", UniEncoderNeeds, RunUniEncoder};
+const Experiment kGpeExperiment = {"gpe", GpeNeeds, RunGpe};
+const Experiment kV2peExperiment = {"v2pe", V2peNeeds, RunV2pe};
 
 }  // namespace phasor::eval

@@ -1,4 +1,4 @@
-#include "eval/edit_bench.h"
+#include "eval/edit_eval.h"
 
 #include <gtest/gtest.h>
 
@@ -202,7 +202,7 @@ TEST_F(Edits, ReadingAllAgainIsExactInEveryWayAndReuseIsNot) {
   EXPECT_EQ(report[2]["edits"], 12);
   EXPECT_EQ(report[2]["by_kind"].size(), 3u);
   EXPECT_LT(report[2]["mean_kl"].get<double>(), report[1]["mean_kl"].get<double>());
-  const std::string table = RenderEditTables(report, "md");
+  const std::string table = EditKindTable(report).Render(Table::Format::kMarkdown);
   EXPECT_NE(table.find("| deviating:0.2 |"), std::string::npos) << table;
 }
 

@@ -10,8 +10,8 @@
 #include "attention/attention.h"
 #include "base/rng.h"
 #include "engine/packed_documents.h"
-#include "eval/bf16_drift.h"
-#include "eval/experiment.h"
+#include "eval/experiments/bf16_drift.h"
+#include "eval/experiments/experiment.h"
 #include "model/dense_reference.h"
 #include "registry/kv_codec_table.h"
 #include "registry/position_plan_table.h"
@@ -60,7 +60,7 @@ void MeasureDrift(ExperimentReport* report) {
         near = std::max(near, drift);
       }
     }
-    table.rows.push_back(std::move(row));
+    table.table.AddRow(std::move(row));
   }
   report->tables.push_back(std::move(table));
 }
@@ -243,14 +243,14 @@ Result<ExperimentReport> Run(const ExperimentInput& input) {
   PHASOR_RETURN_IF_ERROR(CountPairs(sizes, &report));
   PHASOR_RETURN_IF_ERROR(TimeAttention(input, sizes, &report));
   PHASOR_RETURN_IF_ERROR(TimeModel(input, sizes, &report));
-  ResultTable table{fmt::format("Four documents on a shared first token against one text"),
+  ResultTable table{"Four documents on a shared first token against one text",
                     {"what", "one text", "four documents", "ratio"},
                     {}};
   const auto row = [&](const char* metric, const std::string& name) {
     const double full = report.measured[{metric, "full"}];
     const double packed = report.measured[{metric, "anchor"}];
-    table.rows.push_back({name, fmt::format("{:.0f}", full), fmt::format("{:.0f}", packed),
-                          fmt::format("{:.3f}", packed / full)});
+    table.table.AddRow({name, fmt::format("{:.0f}", full), fmt::format("{:.0f}", packed),
+                        fmt::format("{:.3f}", packed / full)});
   };
   row("pairs", fmt::format("pairs attended, documents of {} tokens", sizes.attention_document));
   row("attention_ms", "ms of one layer's attention over them");
@@ -260,13 +260,14 @@ Result<ExperimentReport> Run(const ExperimentInput& input) {
   return report;
 }
 
-int64_t TokensRead(bool quick) {
-  const Sizes s = SizesOf(quick);
-  return std::max(s.drift_text, 1 + kDocuments * std::max(s.model_document, s.checked_document));
+Result<ExperimentNeeds> Needs(const ExperimentInput& input) {
+  const Sizes s = SizesOf(input.quick);
+  const int64_t documents = kDocuments * std::max(s.model_document, s.checked_document);
+  return NeedsWithoutSettings(input, std::max(s.drift_text, 1 + documents));
 }
 
 }  // namespace
 
-const Experiment kAnchorExperiment = {"anchor", TokensRead, Run};
+const Experiment kAnchorExperiment = {"anchor", Needs, Run};
 
 }  // namespace phasor::eval

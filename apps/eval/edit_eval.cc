@@ -1,4 +1,4 @@
-#include "eval/edit_bench.h"
+#include "eval/edit_eval.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "eval/bf16_drift.h"
+#include "eval/experiments/bf16_drift.h"
 
 #include <algorithm>
 #include <cmath>
