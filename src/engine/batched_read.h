@@ -14,7 +14,7 @@ struct BatchedReadOptions {
   int n_batch = 512;                          // most tokens of a pass, over all sessions
   const std::atomic<bool>* cancel = nullptr;  // checked before every pass
   // As in AppendBatch; `index` counts within the item.
-  std::function<void(int item, int64_t index, std::span<const float> logits)> on_logits;
+  std::function<void(int item, int64_t index, std::span<const float> logits)> on_logits = {};
 };
 
 // AppendBatch for items of any size: a pass takes tokens of the first items that are not through,

@@ -23,7 +23,7 @@ struct BeamOptions {
 
 struct BeamHypothesis {
   std::vector<int32_t> tokens;  // without the end token
-  std::string text;
+  std::string text = {};
   double log_probability = 0;  // natural, the end token's included
   double score = 0;
   // kEndOfText; kLength or kContextFull where it was cut; kCancelled.

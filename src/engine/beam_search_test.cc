@@ -80,7 +80,9 @@ TEST(BeamSearch, KeepsTheLikeliestLinesAndTellsTheirLikelihood) {
     std::vector<std::pair<double, std::vector<int32_t>>> longer;
     for (const auto& [log_p, line] : lines) {
       const auto fork = session->Fork().value();
-      if (!line.empty()) ASSERT_TRUE(fork->Append(line, {}).ok());
+      if (!line.empty()) {
+        ASSERT_TRUE(fork->Append(line, {}).ok());
+      }
       const std::span<const float> logits = fork->logits();
       const double lse = LogSumExp(logits);
       for (int id = 0; id < n_vocab; ++id) {

@@ -22,7 +22,7 @@ struct PackOptions {
   std::span<const int32_t> anchor = {};
   const std::atomic<bool>* cancel = nullptr;
   // When set: called with the logits [vocab] of every token of every document.
-  std::function<void(int document, int64_t index, std::span<const float> logits)> on_logits;
+  std::function<void(int document, int64_t index, std::span<const float> logits)> on_logits = {};
 };
 
 struct PackReport {

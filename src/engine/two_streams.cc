@@ -9,6 +9,9 @@ namespace phasor {
 
 Result<TwoStreams> TwoStreams::Create(Session* session, PositionTicks target_start) {
   PHASOR_CHECK(session->n_tokens() == 0);
+  if (session->options().context_shift) {
+    return InvalidArgument("streams: expected a session without context shift, found one with it");
+  }
   const Status valid = MakePositionPlan({.id = "gpe", .target_start = target_start}).status();
   if (!valid.ok()) return valid;
   return TwoStreams(session, target_start);

@@ -20,7 +20,7 @@ namespace phasor {
 class TwoStreams {
  public:
   // Takes an empty session. target_start: phi, the position of the first target token.
-  // kInvalidArgument as the plan "gpe" gives it.
+  // kInvalidArgument as the plan "gpe" gives it, and for a session that shifts its context.
   static Result<TwoStreams> Create(Session* session, PositionTicks target_start);
 
   // Reads more of one stream. Logits of the session are those of the newest target token as it was

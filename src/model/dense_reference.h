@@ -17,11 +17,11 @@
 namespace phasor {
 
 struct DenseReferenceInput {
-  std::span<const int32_t> tokens;           // ids within the vocabulary
-  std::span<const PositionTicks> positions;  // [n]; empty: 0, 1, 2 ...
+  std::span<const int32_t> tokens;                // ids within the vocabulary
+  std::span<const PositionTicks> positions = {};  // [n]; empty: 0, 1, 2 ...
   // Whether token `query` sees token `key`, for any two different ones; every token sees itself.
   // Empty: key < query.
-  std::function<bool(int64_t query, int64_t key)> sees;
+  std::function<bool(int64_t query, int64_t key)> sees = {};
 };
 
 // Logits of every token, [n, n_vocab].

@@ -54,10 +54,11 @@ class Rank(support.CliTest):
         self.fails("rank", MODEL, "-p", "a", says="--candidate")
         self.fails("rank", MODEL, "--candidate", "a", says="-p and -f", code=2)
         self.fails("rank", MODEL, "-p", "a", "-f", "b", "--candidate", "a", says="both", code=2)
-        self.fails("rank", MODEL, "-p", "a", "--candidate", "", says="candidate 1")
+        plain = ("-ctk", "f16", "-ctv", "f16")  # no notice of a missing calibration before the error
+        self.fails("rank", MODEL, "-p", "a", "--candidate", "", *plain, says="candidate 1")
         self.fails("rank", MODEL, "-p", "a", "--candidates", self.path("none"), says="none")
         self.fails("rank", MODEL, "-p", "a b c d", "--candidate", "a b c", "-c", "3",
-                   says="at most 3")
+                   *plain, says="at most 3")
 
 
 class Beams(support.CliTest):

@@ -72,7 +72,7 @@ double RelativeDifference(std::span<const float> a, std::span<const float> b) {
   double worst = 0, largest = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
-    worst = difference <= worst ? worst : difference;  // a NaN stays
+    if (!(difference <= worst)) worst = std::isnan(difference) ? INFINITY : difference;
     largest = std::max(largest, std::abs(static_cast<double>(b[i])));
   }
   return worst / largest;

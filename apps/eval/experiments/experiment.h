@@ -91,7 +91,7 @@ Status CheckCancelled(const ExperimentInput& input);
 // An empty session in f32 for n_ctx tokens.
 Result<std::unique_ptr<Session>> PlainSession(const LoadedModel& model, int64_t n_ctx,
                                               const char* cache_type = "f32");
-// The largest |a - b| over the largest |b|. a, b: equal sizes.
+// The largest |a - b| over the largest |b|; infinity for NaN. a, b: equal sizes.
 double RelativeDifference(std::span<const float> a, std::span<const float> b);
 
 }  // namespace phasor::eval
