@@ -116,7 +116,9 @@ class Maker {
     line = std::clamp(line, first_line_ + 1, end_line_ - n - 1);
     SourceEdit edit{.kind = kind, .depth = depth, .at = 0, .before = {}, .after = {}};
     edit.at = lines[line] - start_ + (options_.bos >= 0 ? 1 : 0);
-    if (kind != "insert") PHASOR_ASSIGN_OR_RETURN(edit.before, Elsewhere(n));
+    if (kind != "insert") {
+      PHASOR_ASSIGN_OR_RETURN(edit.before, Elsewhere(n));
+    }
     if (kind != "delete") edit.after = Lines(line, n);
     return edit;
   }
