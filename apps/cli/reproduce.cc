@@ -11,7 +11,7 @@
 #include "bench/score_time.h"
 #include "cli/command.h"
 #include "eval/claims.h"
-#include "eval/edit_bench.h"
+#include "eval/edit_reuse.h"
 #include "eval/kld.h"
 #include "eval/text_windows.h"
 #include "model/calibration.h"

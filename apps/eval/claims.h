@@ -34,7 +34,7 @@ struct Claim {
   std::vector<Condition> reproduced_if, null_if;
 };
 
-// What is run of edits (apps/eval/edit_bench.h): their quality, and their speed in longer texts.
+// What is run of edits (apps/eval/edit_reuse.h): their quality, and their speed in longer texts.
 struct EditPlan {
   int64_t n_tokens = 0, n_continuation = 0, n_documents = 0, max_lines = 0;
   std::vector<double> depths;

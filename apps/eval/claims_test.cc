@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
-#include "eval/edit_bench.h"
+#include "eval/edit_reuse.h"
 #include "registry/kv_codec_table.h"
 
 namespace phasor::eval {

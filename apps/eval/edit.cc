@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
-#include "eval/edit_bench.h"
+#include "eval/edit_reuse.h"
 
 namespace phasor::cli {
 namespace {

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/table.h"
-#include "eval/edit_bench.h"
+#include "eval/edit_reuse.h"
 #include "eval/text_windows.h"
 
 namespace phasor::eval {

@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "bench/synthetic_fill.h"
 #include "cache/kv_cache.h"
-#include "eval/edit_bench.h"
+#include "eval/edit_reuse.h"
 
 namespace phasor::eval {
 namespace {

@@ -1,4 +1,4 @@
-#include "eval/edit_bench.h"
+#include "eval/edit_reuse.h"
 
 #include <fmt/format.h>
 
