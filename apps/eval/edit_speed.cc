@@ -100,7 +100,9 @@ Result<Reading> SampleReading(const LoadedModel& model, const SessionOptions& op
     PHASOR_ASSIGN_OR_RETURN(const std::unique_ptr<Session> fork, reading.session->Fork());
     PHASOR_RETURN_IF_ERROR(fork->Truncate((2 * i + 1) * n / (2 * kSamples) - n_chunk / 2));
     const auto start = Clock::now();
-    PHASOR_RETURN_IF_ERROR(fork->Append(chunk, {.on_progress = {}, .cancel = append.cancel}));
+    AppendOptions chunk_options;
+    chunk_options.cancel = append.cancel;
+    PHASOR_RETURN_IF_ERROR(fork->Append(chunk, chunk_options));
     reading.milliseconds += MillisecondsSince(start);
     if (append.on_progress) append.on_progress((i + 1) * n / kSamples, n);
   }
