@@ -8,6 +8,17 @@
 #include "engine/session_codecs.h"
 
 namespace phasor {
+namespace {
+
+// Pins the tokens from `at` on that are pinned in the span they were read anew from.
+void PinAgain(const KvSpan& span, int64_t at, KvCache* cache) {
+  for (const KvPiece& piece : span.pieces()) {
+    if (piece.pinned) (void)cache->Pin(at, at + piece.n_rows);
+    at += piece.n_rows;
+  }
+}
+
+}  // namespace
 
 Status Session::CheckRoom(int64_t n) const {
   if (n_tokens() + n <= n_ctx_) return Status::Ok();
@@ -207,12 +218,7 @@ Result<ReplaceReport> Session::Replace(int64_t begin, int64_t end, std::span<con
     logits_ = logits;
     return status;
   }
-  // What was read again is as protected as it was.
-  int64_t at = begin + n_inserted;
-  for (const KvPiece& piece : again.kv.pieces()) {
-    if (piece.pinned) (void)cache_->Pin(at, at + piece.n_rows);
-    at += piece.n_rows;
-  }
+  PinAgain(again.kv, begin + n_inserted, cache_.get());
   ReplaceReport report;
   report.n_removed = end - begin;
   report.n_inserted = n_inserted;

@@ -1,11 +1,11 @@
-#include "eval/experiment.h"
+#include "eval/experiments/experiment.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "base/file.h"
-#include "eval/bf16_drift.h"
+#include "eval/experiments/bf16_drift.h"
 
 namespace phasor::eval {
 namespace {
