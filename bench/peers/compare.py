@@ -10,7 +10,8 @@ is compared, because an engine with wrong numbers is no yardstick.
     bench/peers/compare.py                                  # default model, llama-cpp-python
     bench/peers/compare.py -m model.gguf -t 4 -d 0,4096,16384 --types polar:q4_head,q4_0:q4_0
     bench/peers/compare.py -m model.gguf -d 0,32768 --no-llama-cpp-python \\
-        --peer ik=path/to/ik_llama.cpp/build --peer-types q8_0:q4_0,q4_0:q4_0,f16:f16
+        --peer ik=path/to/ik_llama.cpp/build --peer-types ik=all \\
+        --peer llama.cpp=path/to/llama.cpp/build --peer-types llama.cpp=default,q8_0:q8_0
 
 A peer is a build folder of llama.cpp or ik_llama.cpp (its caches are then filled in seconds, see
 depth_bench.cc), or a program llama-bench or llama-sweep-bench of theirs (which computes every
@@ -63,8 +64,10 @@ def parse_args():
     parser.add_argument("--types", help="phasor's cache types K:V,...; default: its default")
     parser.add_argument("-ctk", "--type-k", help="short for --types K:V with one pair")
     parser.add_argument("-ctv", "--type-v")
-    parser.add_argument("--peer-types", help="cache types of every peer K:V,... (default f16:f16); "
-                        "K:V+rtr and so on set options, see engines.py")
+    parser.add_argument("--peer-types", action="append", default=[], metavar="[NAME=]K:V,...",
+                        help="cache types of every peer, or of the one with that name (default "
+                        "f16:f16); K:V+rtr and so on set options; default, all and pairs stand for "
+                        "what the peer does by itself, for all types and for all pairs of them")
     parser.add_argument("--peer-type-k", default="f16", help="short for --peer-types with one pair")
     parser.add_argument("--peer-type-v", default="f16")
     parser.add_argument("--peer", "--llama-bench", action="append", default=[], dest="peers",
@@ -90,19 +93,34 @@ def parse_args():
     return args
 
 
+def make_peers(args):
+    """Every --peer with its cache types: those given for its name, or else those for all."""
+    of_all, of_one = f"{args.peer_type_k}:{args.peer_type_v}", {}
+    for text in args.peer_types:
+        name, separator, types = text.rpartition("=")
+        if separator:
+            of_one[name] = f"{of_one[name]},{types}" if name in of_one else types
+        else:
+            of_all = types
+    specs = [engines.name_and_path(spec) for spec in args.peers]
+    for name in of_one:
+        if name not in [known for known, _ in specs]:
+            sys.exit(f"compare: --peer-types: expected the name of a peer, found {name}")
+    peers = [engines.peer_of(name, path, cache, args) for name, path in specs
+             for cache in engines.peer_types(of_one.get(name, of_all), path)]
+    if not args.no_llama_cpp_python:
+        peers += [engines.LlamaCppPython(engines.CacheType(part), args)
+                  for part in (args.python_types or of_all).split(",")]
+    return peers
+
+
 def make_contestants(args):
-    def types(text):
-        return [engines.CacheType(part) for part in text.split(",")]
     ours = args.types
     if ours is None and (args.type_k or args.type_v):
         ours = f"{args.type_k or 'polar'}:{args.type_v or 'q4_head'}"
-    ours = [engines.Phasor(cache, args) for cache in types(ours or "default:default")]
-    peer_types = args.peer_types or f"{args.peer_type_k}:{args.peer_type_v}"
-    peers = [engines.peer_of(spec, cache, args)
-             for spec in args.peers for cache in types(peer_types)]
-    if not args.no_llama_cpp_python:
-        peers += [engines.LlamaCppPython(cache, args)
-                  for cache in types(args.python_types or peer_types)]
+    ours = [engines.Phasor(engines.CacheType(part), args)
+            for part in (ours or "default:default").split(",")]
+    peers = make_peers(args)
     if not peers:
         sys.exit("compare: expected at least one peer, found none")
     labels = [engine.label for engine in ours + peers]
@@ -133,8 +151,9 @@ def check_numbers(ours, peers):
     return result
 
 
-def run_rounds(contestants, n_rounds):
-    """[{label: {measure: sample}}]. Within a round unit by unit, the order turning by one."""
+def run_rounds(contestants, n_rounds, on_round):
+    """[{label: {measure: sample}}]. Within a round unit by unit, the order turning by one. on_round
+    gets the rounds so far, so that a run that is cut off loses one round only."""
     units = []
     for engine in contestants:
         units += [unit for unit in engine.units() if unit not in units]
@@ -152,6 +171,7 @@ def run_rounds(contestants, n_rounds):
             turn += 1
         rounds.append(found)
         print(f"round {index + 1} of {n_rounds} done", file=sys.stderr)
+        on_round(rounds)
     return rounds
 
 
@@ -177,11 +197,23 @@ def summarize(rounds):
     return rows
 
 
+def ratio_row(against, ours, best, fastest):
+    """The row of one of phasor's types against `best` by speeds per round and against `fastest` by
+    fastest steps; the latter may be None."""
+    ratios = [a / b for a, b in zip(ours["ts"], best["ts"])]
+    return {"against": against, "measure": ours["measure"], "phasor": ours["engine"], "best_peer": best["engine"],
+            "ratios": ratios, "median_ratio": statistics.median(ratios),
+            "fastest_peer": fastest and fastest["engine"],
+            "min_ratio": fastest and fastest["min_ms"] / ours["min_ms"]}
+
+
 def compare(rows, ours, peers):
-    """Each of phasor's types against the best peer of each measure: by median speed for the ratios
-    per round, by fastest step for the ratio of those."""
-    out = []
+    """Each of phasor's types against the best peer of each measure (by median speed for the ratios
+    per round, by fastest step for the ratio of those) and, behind all of those, against every
+    peer's default."""
+    of_best, of_default = [], []
     our_labels, peer_labels = ([e.label for e in group] for group in (ours, peers))
+    defaults = [e.label for e in peers if e.cache.is_default]
     for measure in dict.fromkeys(row["measure"] for row in rows):
         here = {row["engine"]: row for row in rows if row["measure"] == measure}
         rivals = [here[label] for label in peer_labels if label in here]
@@ -191,12 +223,11 @@ def compare(rows, ours, peers):
             best = max(rivals, key=lambda row: row["median_ts"])
             fastest = min((row for row in rivals if row["min_ms"]), default=None,
                           key=lambda row: row["min_ms"])
-            ratios = [a / b for a, b in zip(here[label]["ts"], best["ts"])]
-            out.append({"measure": measure, "phasor": label, "best_peer": best["engine"],
-                        "ratios": ratios, "median_ratio": statistics.median(ratios),
-                        "fastest_peer": fastest and fastest["engine"],
-                        "min_ratio": fastest and fastest["min_ms"] / here[label]["min_ms"]})
-    return out
+            of_best.append(ratio_row("best", here[label], best, fastest))
+            of_default += [ratio_row("default", here[label], here[d],
+                                     here[d] if here[d]["min_ms"] else None)
+                           for d in defaults if d in here]
+    return of_best + of_default
 
 
 def shown(value, digits):
@@ -209,14 +240,18 @@ def print_tables(rows, ratios):
     for row in rows:
         print(f"| {row['measure']} | {row['engine']} | {row['median_ts']:.2f} | "
               f"{row['best_ts']:.2f} | {shown(row['min_ms'], 3)} |")
-    print("\n| measure | phasor | best peer | ratio per round | median ratio | fastest peer | "
-          "ratio of fastest steps |")
-    print("|---|---|---|---|---:|---|---:|")
-    for row in ratios:
-        per_round = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
-        print(f"| {row['measure']} | {row['phasor']} | {row['best_peer']} | {per_round} | "
-              f"{row['median_ratio']:.2f} | {row['fastest_peer'] or '-'} | "
-              f"{shown(row['min_ratio'], 2)} |")
+    for against, title in (("best", "best peer"), ("default", "a peer's default")):
+        found = [row for row in ratios if row["against"] == against]
+        if not found:
+            continue
+        print(f"\n| measure | phasor | {title} | ratio per round | median ratio | fastest peer | "
+              "ratio of fastest steps |")
+        print("|---|---|---|---|---:|---|---:|")
+        for row in found:
+            per_round = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
+            print(f"| {row['measure']} | {row['phasor']} | {row['best_peer']} | {per_round} | "
+                  f"{row['median_ratio']:.2f} | {row['fastest_peer'] or '-'} | "
+                  f"{shown(row['min_ratio'], 2)} |")
 
 
 def cpu_name():
@@ -245,19 +280,22 @@ def main():
               "ratios below may mean nothing")
     perplexities = {} if args.no_check else check_numbers(ours, peers)
     sys.stdout.flush()
-    rounds = run_rounds(ours + peers, args.rounds)
-    rows = summarize(rounds)
-    ratios = compare(rows, ours, peers)
-    print_tables(rows, ratios)
-    result = {"model": os.path.basename(args.model), "threads": args.threads, "cpu": cpu_name(),
-              "load": load, "prefill": args.prefill, "perplexity": perplexities, "rows": rows,
-              "ratios": ratios}
+
+    def result_of(rounds):
+        rows = summarize(rounds)
+        return {"model": os.path.basename(args.model), "threads": args.threads, "cpu": cpu_name(),
+                "load": load, "prefill": args.prefill, "perplexity": perplexities, "rows": rows,
+                "ratios": compare(rows, ours, peers)}
+
+    def on_round(rounds):
+        if args.json and args.json != "-":
+            write_whole(args.json, json.dumps(result_of(rounds), indent=1) + "\n")
+    result = result_of(run_rounds(ours + peers, args.rounds, on_round))
+    print_tables(result["rows"], result["ratios"])
     if args.json == "-":
         print(json.dumps(result, indent=1))
-    elif args.json:
-        write_whole(args.json, json.dumps(result, indent=1) + "\n")
     if args.plot:
-        write_whole(args.plot, plot.decode_by_depth(rows, result["model"]))
+        write_whole(args.plot, plot.decode_by_depth(result["rows"], result["model"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The engines that compare.py runs: one class per way to measure, one object per cache type."""
+import itertools
 import json
 import math
 import os
@@ -8,6 +9,15 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPTIONS = ("rtr", "thp", "mqkv", "rcache", "khad", "vhad", "fa", "nofa")
+# What the projects' attention on a CPU takes for keys and for values. ik_llama.cpp's bf16 needs
+# AVX-512; its q5_0 and q5_1 are for GPUs.
+CACHE_TYPES = {
+    "llama.cpp": ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"),
+    "ik_llama.cpp": ("f16", "q8_KV", "q8_0", "q6_0", "q4_1", "q4_0", "iq4_nl")}
+# Pairs of unequal types that people use, besides every type with itself.
+MIXED_PAIRS = (("f16", "q8_0"), ("q8_KV", "q8_0"), ("q8_KV", "q4_0"), ("q8_0", "q6_0"), ("q8_0", "q4_0"),
+               ("q8_0", "iq4_nl"), ("q6_0", "q4_0"))
+DEFAULT = "f16:f16, default flash attention"
 
 
 def run(command, stderr=None):
@@ -31,9 +41,14 @@ def json_rows(text):
 class CacheType:
     """"K:V" or "K:V+option+...". ik_llama.cpp's: rtr repacks weights at load, thp puts them on huge
     pages, mqkv merges their matrices, rcache keeps rotary angles, khad and vhad rotate keys and
-    values. Of all peers: fa and nofa force flash attention on or off."""
+    values. Of all peers: fa and nofa force flash attention on or off. "default": what a peer does
+    when it is told nothing."""
 
     def __init__(self, text):
+        self.is_default = text == "default"
+        if self.is_default:
+            self.text, self.k, self.v, self.options = DEFAULT, "f16", "f16", []
+            return
         types, *self.options = text.split("+")
         self.text = text
         self.k, _, self.v = types.partition(":")
@@ -48,6 +63,34 @@ class CacheType:
         for option in self.options:
             if option not in allowed:
                 sys.exit(f"compare: {engine}: expected none of the options of {self.text}")
+
+
+def project_of(build):
+    """Which project a build folder belongs to."""
+    try:
+        with open(os.path.join(build, "CMakeCache.txt"), encoding="utf-8") as file:
+            return "ik_llama.cpp" if "GGML_IQK_MUL_MAT" in file.read() else "llama.cpp"
+    except OSError:
+        sys.exit(f"compare: {build}: expected a CMake build folder, found no CMakeCache.txt")
+
+
+def peer_types(text, path):
+    """The cache types that `text` names: K:V+option..., "default", "all" (every type of a build
+    folder with itself, and some mixed pairs) or "pairs" (every type of keys with every type of
+    values); options behind "all" and "pairs" are those of each."""
+    out = []
+    for part in text.split(","):
+        word, *options = part.split("+")
+        if word not in ("all", "pairs"):
+            out.append(part)
+            continue
+        if not os.path.isdir(path):
+            sys.exit(f"compare: {path}: expected a build folder for the cache types {part}")
+        known = CACHE_TYPES[project_of(path)]
+        found = [(k, v) for k, v in itertools.product(known, known)
+                 if word == "pairs" or k == v or (k, v) in MIXED_PAIRS]
+        out += ["+".join([f"{k}:{v}"] + options) for k, v in found]
+    return [CacheType(part) for part in dict.fromkeys(out)]
 
 
 def sample(row):
@@ -199,12 +242,16 @@ class SweepBench(Engine):
         return out
 
 
-def peer_of(spec, cache, args):
-    """NAME=PATH or PATH: a build folder, a llama-bench or a llama-sweep-bench."""
+def name_and_path(spec):
+    """NAME=PATH or PATH, which then tells the name."""
     name, separator, path = spec.partition("=")
     if not separator:
         name, path = "", spec
-    name = name or re.sub(r"/build(/bin.*)?/?$", "", path).rstrip("/").split("/")[-1]
+    return name or re.sub(r"/build(/bin.*)?/?$", "", path).rstrip("/").split("/")[-1], path
+
+
+def peer_of(name, path, cache, args):
+    """A build folder, a llama-bench or a llama-sweep-bench."""
     if os.path.isdir(path):
         return DepthBench(name, path, cache, args)
     if not os.access(path, os.X_OK):

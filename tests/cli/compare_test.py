@@ -103,6 +103,43 @@ class Compare(support.CliTest):
             self.assertIn("-ctk q8_0 -ctv q4_0 -fa 1", call)
             self.assertIn("-gp 64,4" if call.startswith("fast") else "-n 4 -d 64", call)
 
+    def test_types_can_be_given_by_peer_and_defaults_have_a_table_of_their_own(self):
+        out = self.path("out.json")
+        done = self.compare(*self.two_peers(), "-d", "64", "-n", "4", "-p", "0", "--rounds", "2",
+                            "--types", "f16:f16", "--peer-types", "q4_0:q4_0,q8_0:q8_0",
+                            "--peer-types", "slow=default", "--peer-types", "slow=q8_0:q4_0",
+                            "--json", out, "--no-check")
+        default = "slow (llama-bench) f16:f16, default flash attention"
+        with open(out, encoding="utf-8") as file:
+            result = json.load(file)
+        self.assertEqual([r["engine"] for r in result["rows"][1:]],
+                         [default, "slow (llama-bench) q8_0:q4_0", "fast (llama-bench) q4_0:q4_0",
+                          "fast (llama-bench) q8_0:q8_0"])
+        with open(self.path("calls"), encoding="utf-8") as file:
+            calls = [call for call in file if "-ctk f16" in call]
+        self.assertEqual(len(calls), 2)  # one per round, and flash attention is left to the peer
+        self.assertFalse([call for call in calls if "-fa" in call])
+        best, own = result["ratios"]
+        self.assertEqual((best["against"], own["against"], own["best_peer"]),
+                         ("best", "default", default))
+        for mine, other in zip(own["ratios"], best["ratios"]):  # slow has half the speed of fast
+            self.assertAlmostEqual(mine, 2 * other)
+        self.assertIn("| a peer's default |", done.stdout)
+
+    def test_all_and_pairs_are_what_the_project_of_a_build_folder_knows(self):
+        sys.path.insert(0, PEERS)
+        import engines  # pylint: disable=import-outside-toplevel
+        for entry, known in (("GGML_IQK_MUL_MAT:BOOL=ON", "q8_KV"), ("GGML_NATIVE:BOOL=ON", "q5_1")):
+            folder = os.path.dirname(self.write(f"{known}/CMakeCache.txt", entry + "\n"))
+            every = [cache.text for cache in engines.peer_types("default,all+rtr", folder)]
+            self.assertEqual(every[0], engines.DEFAULT)
+            self.assertIn(f"{known}:{known}+rtr", every)
+            self.assertIn("q8_0:q4_0+rtr", every)
+            pairs = [cache.text for cache in engines.peer_types("pairs,f16:f16", folder)]
+            self.assertEqual(len(pairs), len(set(pairs)))
+            self.assertLess(len(every), len(pairs))
+            self.assertIn(f"q4_0:{known}", pairs)
+
     def test_a_sweep_gives_all_depths_and_a_plot_holds_every_line(self):
         sweep = self.fake("llama-sweep-bench", SWEEP_BENCH)
         plot = self.path("plot.svg")
@@ -122,6 +159,8 @@ class Compare(support.CliTest):
                             (("--peer", self.folder.name), "no CMakeCache.txt"),
                             ((*self.two_peers(), "--peer-types", "f16"), "expected K:V"),
                             ((*self.two_peers(), "--peer-types", "f16:f16+x"), "f16:f16+x"),
+                            ((*self.two_peers(), "--peer-types", "all"), "expected a build folder"),
+                            ((*self.two_peers(), "--peer-types", "x=f16:f16"), "found x"),
                             ((*self.two_peers(), "--peer-types", "f16:f16+khad"), "khad"),
                             ((*self.two_peers(), "--types", "f16:f16,f16:f16"), "that differ")):
             self.assertIn(says, self.compare(*flags, code=1).stderr)
