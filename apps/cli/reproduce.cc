@@ -12,6 +12,9 @@
 #include "cli/command.h"
 #include "eval/claims.h"
 #include "eval/kld.h"
+#include "eval/parallel_claims.h"
+#include "eval/parallel_quality.h"
+#include "eval/parallel_speed.h"
 #include "eval/text_windows.h"
 #include "model/calibration.h"
 
@@ -24,7 +27,7 @@ struct ReproduceFlags {
   std::string id, text_file;
   ModelFlags model;
   int64_t max_tokens = 0;
-  bool quick_speed = false;
+  bool quick_speed = false, precision_given = false;
   std::string output = "plain";
 };
 
@@ -228,8 +231,59 @@ void Print(const eval::Declaration& d, const ReproduceFlags& flags, const Findin
              ClaimText(claims, markdown));
 }
 
+void PrintParallel(const eval::Declaration& d, const std::string& output,
+                   const std::string& model_name, const std::string& precision,
+                   const eval::ParallelFindings& found, const Json& claims) {
+  if (output == "json") {
+    const Json j = {{"id", d.id},           {"title", d.title},
+                    {"note", d.note},       {"reference", d.reference},
+                    {"model", model_name},  {"precision", precision},
+                    {"cpu", CpuName()},     {"claims", claims},
+                    {"speed", found.speed}, {"quality", found.quality}};
+    fmt::print("{}\n", j.dump(2));
+    return;
+  }
+  const bool markdown = output == "md";
+  fmt::print("{}{}\n{}\n\n{}\n\n", markdown ? "## " : "", d.title, d.reference, d.note);
+  fmt::print(
+      "Model {}, {} activations, {}; answers over a 16-bit cache, times over the default "
+      "one.\n\n",
+      model_name, precision, CpuName());
+  fmt::print("{}\n{}\n{}", eval::RenderParallelQuality(found.quality, output),
+             eval::RenderParallelSpeed(found.speed, output), ClaimText(claims, markdown));
+}
+
+Status ReproduceParallel(const eval::Declaration& d, ReproduceFlags& flags) {
+  // Times are those of the program as it runs.
+  if (!flags.precision_given) flags.model.precision = "int8";
+  PHASOR_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(flags.model));
+  if (const std::string note = CalibrationNotice(*model, SessionOptions().type_k); !note.empty()) {
+    fmt::print(stderr, "{}\n", note);
+  }
+  InterruptFlag::Install();
+  eval::ParallelClaimOptions options;
+  options.max_tokens = flags.max_tokens;
+  options.quick_speed = flags.quick_speed;
+  options.cancel = &InterruptFlag::flag();
+  std::unique_ptr<ProgressBar> bar;
+  std::string shown;
+  options.on_progress = [&](const char* what, int64_t done, int64_t total) {
+    if (shown != what) bar = nullptr;
+    if (bar == nullptr) bar = std::make_unique<ProgressBar>(shown = what, total, "tokens");
+    bar->Set(done);
+  };
+  PHASOR_ASSIGN_OR_RETURN(const auto found,
+                          eval::MeasureParallelClaims(*model, d.parallel, options));
+  bar = nullptr;
+  PHASOR_ASSIGN_OR_RETURN(const Json claims, JudgeClaims(d, found.measured));
+  PrintParallel(d, flags.output, model->path().substr(model->path().find_last_of('/') + 1),
+                flags.model.precision, found, claims);
+  return Status::Ok();
+}
+
 Status Reproduce(ReproduceFlags& flags) {
   PHASOR_ASSIGN_OR_RETURN(eval::Declaration d, eval::ReadDeclaration(flags.id));
+  if (d.kind == "parallel") return ReproduceParallel(d, flags);
   if (flags.text_file.empty()) flags.text_file = UserCacheDir() + "/texts/emma.txt";
   if (!FileExists(flags.text_file)) {
     return NotFound("reproduce: " + flags.text_file +
@@ -271,15 +325,18 @@ void AddReproduceCommand(CLI::App& app, int* exit_code) {
   c->add_option("id", f->id, "which paper");
   AddModelFlags(c, &f->model, false);
   c->add_option("--text", f->text_file, "text to measure on (default: Emma, from `make texts`)");
-  c->add_option("--max-tokens", f->max_tokens,
-                "only the first tokens of the text (0: as many as the declaration says)")
+  c->add_option(
+       "--max-tokens", f->max_tokens,
+       "only the first tokens of the text; ape: lengths of the times at most this (0: as many "
+       "as the declaration says)")
       ->check(Integer(0));
   c->add_flag("--quick-speed", f->quick_speed, "one round over few bytes, to try the command");
   c->add_option("-o,--output", f->output, "plain, md or json")
       ->check(OneOf({"plain", "md", "json"}));
   c->add_flag_callback(
       "--json", [f] { f->output = "json"; }, "same as -o json");
-  c->callback([f, exit_code] {
+  c->callback([f, c, exit_code] {
+    f->precision_given = c->count("--precision") > 0;
     const Status s = f->id.empty() ? List(f->output) : Reproduce(*f);
     *exit_code = s.ok() ? 0 : Fail(s);
   });

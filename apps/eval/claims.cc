@@ -49,6 +49,14 @@ class Fields {
     if (!good) return Fail(std::string(key) + ": expected a list of strings");
     *out = value->get<std::vector<std::string>>();
   }
+  void Numbers(const char* key, std::vector<double>* out) {
+    const Json* value = Find(key, true);
+    if (value == nullptr) return;
+    bool good = value->is_array() && !value->empty();
+    for (const Json& entry : good ? *value : Json::array()) good = good && entry.is_number();
+    if (!good) return Fail(std::string(key) + ": expected a list of numbers");
+    *out = value->get<std::vector<double>>();
+  }
   // A member object or list; an empty object when it is not there.
   const Json& Member(const char* key) {
     static const Json none = Json::object();
@@ -116,6 +124,38 @@ Status ParseClaims(const Json& list, const std::string& name, std::vector<Claim>
   return Status::Ok();
 }
 
+Status ParseCacheSettings(const Json& quality, const Json& speed, const std::string& name,
+                          Declaration* d) {
+  Fields q(quality, name + ": quality");
+  q.Strings("key_types", &d->key_types);
+  q.String("value_type", &d->value_type);
+  q.String("base_type", &d->base_type);
+  q.Integer("n_ctx", 2, &d->n_ctx);
+  q.Integer("max_tokens", 2, &d->max_tokens);
+  PHASOR_RETURN_IF_ERROR(q.status());
+  Fields s(speed, name + ": speed");
+  s.Strings("key_types", &d->speed_types);
+  return s.status();
+}
+
+Status ParseParallelSettings(const Json& settings, const std::string& name, ParallelSettings* p) {
+  Fields f(settings, name + ": parallel");
+  f.Strings("tasks", &p->tasks);
+  f.Integer("cases", 2, &p->cases);
+  f.Integer("contexts", 1, &p->contexts);
+  f.Integer("items", 1, &p->items);
+  f.Integer("questions", 1, &p->questions);
+  f.Numbers("temperatures", &p->temperatures);
+  f.Numbers("scales", &p->scales);
+  f.Numbers("lengths", &p->lengths);
+  f.Integer("context_tokens", 1, &p->context_tokens);
+  f.Integer("query_tokens", 1, &p->query_tokens);
+  f.Integer("generate", 0, &p->generate);
+  f.Integer("rounds", 1, &p->rounds);
+  f.Integer("filled", 1, &p->filled);
+  return f.status();
+}
+
 }  // namespace
 
 const char* VerdictName(Verdict verdict) {
@@ -144,23 +184,18 @@ Result<Declaration> ParseDeclaration(const std::string& json, const std::string&
   f.String("reference", &d.reference);
   f.String("summary", &d.summary);
   f.String("note", &d.note);
-  const Json& quality = f.Member("quality");
-  const Json& speed = f.Member("speed");
+  f.String("kind", &d.kind, false);
+  const bool parallel = d.kind == "parallel";
+  if (!parallel && d.kind != "cache") f.Fail("kind: expected cache or parallel");
+  const Json& settings = f.Member(parallel ? "parallel" : "quality");
+  const Json& speed = parallel ? settings : f.Member("speed");
   const Json& claims = f.Member("claims");
   PHASOR_RETURN_IF_ERROR(f.status());
   if (version != 1) {
     return Unsupported(fmt::format("{}: expected version 1, found {}", name, version));
   }
-  Fields q(quality, name + ": quality");
-  q.Strings("key_types", &d.key_types);
-  q.String("value_type", &d.value_type);
-  q.String("base_type", &d.base_type);
-  q.Integer("n_ctx", 2, &d.n_ctx);
-  q.Integer("max_tokens", 2, &d.max_tokens);
-  PHASOR_RETURN_IF_ERROR(q.status());
-  Fields s(speed, name + ": speed");
-  s.Strings("key_types", &d.speed_types);
-  PHASOR_RETURN_IF_ERROR(s.status());
+  PHASOR_RETURN_IF_ERROR(parallel ? ParseParallelSettings(settings, name, &d.parallel)
+                                  : ParseCacheSettings(settings, speed, name, &d));
   PHASOR_RETURN_IF_ERROR(ParseClaims(claims, name, &d.claims));
   return d;
 }

@@ -1,7 +1,8 @@
 // What a paper claims, what counts as reproducing it, and the verdict: reproduce/<id>.json.
 //
 // A declaration holds the paper ("paper"), what is run here ("quality": cache types against a base
-// by depth; "speed": score time per key codec), and a list of claims. A claim's verdict follows
+// by depth; "speed": score time per key codec; or, of kind "parallel", "parallel": the flags of
+// `eval parallel`), and a list of claims. A claim's verdict follows
 // from conditions on what was measured, written down before the measuring:
 //   {"metric": "mean_kl", "of": "polar44", "over": "q4_0", "at_most": 1.0}
 // reads: the mean KL of polar44 divided by that of q4_0 is at most 1. Without "over" the value
@@ -33,8 +34,19 @@ struct Claim {
   std::vector<Condition> reproduced_if, null_if;
 };
 
+// What a declaration of kind "parallel" runs; the names are those of the flags of `eval parallel`.
+struct ParallelSettings {
+  std::vector<std::string> tasks;
+  int64_t cases = 0, contexts = 0, items = 0, questions = 0;
+  std::vector<double> temperatures, scales;
+  std::vector<double> lengths;
+  int64_t context_tokens = 0, query_tokens = 0, generate = 0, rounds = 0, filled = 0;
+};
+
 struct Declaration {
   std::string id, title, reference, summary, note;
+  std::string kind = "cache";  // or "parallel", which has settings in `parallel` and no others
+  ParallelSettings parallel;
   std::string value_type, base_type;  // of the quality runs
   int64_t n_ctx = 0, max_tokens = 0;
   std::vector<std::string> key_types, speed_types;

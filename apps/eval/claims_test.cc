@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/file.h"
+#include "eval/parallel_claims.h"
 #include "registry/kv_codec_table.h"
 
 namespace phasor::eval {
@@ -87,6 +90,71 @@ TEST(Claims, ShippedDeclarationAsksOnlyForWhatIsMeasured) {
     const Result<Verdict> v = Judge(claim, m);
     EXPECT_TRUE(v.ok()) << claim.id << ": " << v.status().message();
   }
+}
+
+// Rows as `eval parallel` makes them, for one task and its methods.
+Json QualityRows(const std::string& task) {
+  Json rows;
+  double logprob = -4;
+  for (const char* method : {"none", "naive", "ape", "sequential"}) {
+    rows.push_back({{"task", task},
+                    {"method", method},
+                    {"exact", -1 / logprob},
+                    {"logprob", logprob},
+                    {"recovered", std::string(method) == "ape" ? Json(0.5) : nullptr}});
+    logprob += 1;
+  }
+  rows.push_back({{"task", task}, {"method", "grid"}, {"exact", 1.0}, {"logprob", 0.0}});
+  return rows;
+}
+
+Json SpeedRow(int64_t tokens, bool filled, int64_t cached_read, double speedup) {
+  return {{"tokens", tokens},
+          {"filled", filled},
+          {"query_tokens", 32},
+          {"cached_read", cached_read},
+          {"cached_speedup", speedup},
+          {"fresh_speedup", speedup / 10},
+          {"end_to_end_speedup", speedup / 2}};
+}
+
+TEST(Claims, ParallelMeasurementsAreThoseOfTheRows) {
+  const Measurements m = ParallelMeasurements(
+      QualityRows("lookup"), {SpeedRow(1024, false, 32, 8), SpeedRow(4096, false, 40, 20),
+                              SpeedRow(512, false, 32, 3), SpeedRow(131072, true, 32, 500)});
+  EXPECT_EQ(m.at({"gap", "lookup"}), 2);  // from naive's -3 to -1
+  EXPECT_EQ(m.at({"recovered", "lookup"}), 0.5);
+  EXPECT_EQ(m.at({"exact", "lookup ape"}), 0.5);
+  EXPECT_EQ(m.at({"context_tokens_read", "cached"}), 8);  // 40 - 32: something was read
+  EXPECT_EQ(m.at({"speedup", "cached"}), 20);
+  EXPECT_EQ(m.at({"speedup", "fresh"}), 2);
+  EXPECT_EQ(m.at({"speedup", "cached filled"}), 500);
+  EXPECT_EQ(m.at({"speedup", "end to end filled"}), 250);
+  EXPECT_EQ(m.at({"tokens", "filled"}), 131072);
+}
+
+TEST(Claims, ShippedParallelDeclarationAsksOnlyForWhatIsMeasured) {
+  const Result<std::string> text = ReadFile(std::string(PHASOR_SOURCE_DIR) + "/reproduce/ape.json");
+  ASSERT_TRUE(text.ok());
+  const Result<Declaration> d = ParseDeclaration(*text, "ape.json");
+  ASSERT_TRUE(d.ok()) << d.status().message();
+  EXPECT_EQ(d->kind, "parallel");
+  Json quality;
+  for (const std::string& task : d->parallel.tasks) {
+    for (const auto& row : QualityRows(task)) quality.push_back(row);
+  }
+  const Measurements m = ParallelMeasurements(
+      quality, {SpeedRow(4096, false, 32, 20), SpeedRow(d->parallel.filled, true, 32, 500)});
+  for (const Claim& claim : d->claims) {
+    const Result<Verdict> v = Judge(claim, m);
+    EXPECT_TRUE(v.ok()) << claim.id << ": " << v.status().message();
+  }
+  std::string bad = *text;
+  bad.replace(bad.find("\"lengths\""), 9, "\"length\"");
+  EXPECT_NE(ParseDeclaration(bad, "x.json").status().message().find("lengths"), std::string::npos);
+  bad = *text;
+  bad.replace(bad.find("\"kind\": \"parallel\""), 18, "\"kind\": \"sideways\"");
+  EXPECT_NE(ParseDeclaration(bad, "x.json").status().message().find("kind"), std::string::npos);
 }
 
 TEST(Claims, DamagedDeclarationsNameTheField) {

@@ -1,5 +1,5 @@
-// phasor eval perplexity|kld MODEL FILE: quality of cache types on a text, by depth. The third one,
-// retrieve, is in retrieve.cc.
+// phasor eval perplexity|kld MODEL FILE: quality of cache types on a text, by depth. The others,
+// retrieve and parallel, are in files of their own.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -9,6 +9,7 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "eval/kld.h"
+#include "eval/parallel.h"
 #include "eval/retrieve.h"
 #include "eval/text_windows.h"
 
@@ -141,6 +142,7 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
     });
   }
   AddRetrieveCommand(*eval, exit_code);
+  AddParallelCommand(*eval, exit_code);
 }
 
 }  // namespace phasor::cli
