@@ -46,7 +46,7 @@ Result<ParallelFindings> MeasureParallelClaims(const LoadedModel& model,
   ParallelQualityOptions quality;
   quality.session.type_k = quality.session.type_v = "f16";
   quality.tasks = settings.tasks;
-  quality.sets.n_cases = static_cast<int>(settings.cases);
+  quality.sets.n_cases = options.quick_speed ? 2 : static_cast<int>(settings.cases);
   quality.sets.n_contexts = static_cast<int>(settings.contexts);
   quality.sets.n_items = static_cast<int>(settings.items);
   quality.sets.n_questions = static_cast<int>(settings.questions);

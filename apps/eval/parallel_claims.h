@@ -20,7 +20,7 @@ struct ParallelFindings {
 
 struct ParallelClaimOptions {
   int64_t max_tokens = 0;    // lengths of the times are cut to this (0: as declared)
-  bool quick_speed = false;  // one round
+  bool quick_speed = false;  // one round, and two cases: to try the command
   std::function<void(const char* what, int64_t done, int64_t total)> on_progress;  // tokens
   const std::atomic<bool>* cancel = nullptr;
 };

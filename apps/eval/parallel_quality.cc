@@ -152,15 +152,16 @@ void AddRows(const std::string& task, double tokens, const std::vector<Method>& 
   const auto add = [&](const char* method, const KvGroupScale* scale, const Score& score) {
     // As it was given, not as float has it.
     const auto plain = [](float x) { return std::round(1e6 * static_cast<double>(x)) / 1e6; };
-    out->push_back({{"task", task},
-                    {"method", method},
-                    {"temperature", scale ? Json(plain(scale->temperature)) : Json()},
-                    {"scale", scale ? Json(plain(scale->scale)) : Json()},
-                    {"questions", score.n},
-                    {"exact", static_cast<double>(score.exact) / static_cast<double>(score.n)},
-                    {"logprob", score.Mean()},
-                    {"recovered", high != low ? Json((score.Mean() - low) / (high - low)) : Json()},
-                    {"tokens", tokens}});
+    out->push_back(
+        {{"task", task},
+         {"method", method},
+         {"temperature", scale ? Json(plain(scale->temperature)) : Json()},
+         {"scale", scale ? Json(plain(scale->scale)) : Json()},
+         {"questions", score.n},
+         {"exact", static_cast<double>(score.exact) / static_cast<double>(score.n)},
+         {"logprob", score.Mean()},
+         {"recovered", high != low ? Json((score.Mean() - low) / (high - low) + 0.0) : Json()},
+         {"tokens", tokens}});
   };
   add("none", nullptr, test[0]);
   add("sequential", nullptr, test[1]);
