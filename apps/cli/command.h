@@ -72,7 +72,7 @@ void AddCalibrateCommand(CLI::App& app, int* exit_code);
 void AddEvalCommand(CLI::App& app, int* exit_code);
 void AddBenchCommand(CLI::App& app, int* exit_code);
 void AddReproduceCommand(CLI::App& app, int* exit_code);
-void AddEditCommand(CLI::App& app, int* exit_code);
+void AddEditSessionCommand(CLI::App& app, int* exit_code);
 void AddRankCommand(CLI::App& app, int* exit_code);
 void AddSynthCommand(CLI::App& app, int* exit_code);
 

@@ -96,7 +96,7 @@ int Main(int argc, char** argv) {
   app.fallthrough(false);
   int exit_code = 0;
   phasor::cli::AddRunCommand(app, &exit_code);
-  phasor::cli::AddEditCommand(app, &exit_code);
+  phasor::cli::AddEditSessionCommand(app, &exit_code);
   phasor::cli::AddInspectCommand(app, &exit_code);
   phasor::cli::AddTokenizeCommand(app, &exit_code);
   phasor::cli::AddEvalCommand(app, &exit_code);

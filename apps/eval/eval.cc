@@ -1,5 +1,5 @@
 // phasor eval perplexity|kld MODEL FILE: quality of cache types on a text, by depth. The others,
-// retrieve, edit and schedules, are in files of their own.
+// retrieve, edit, schedules and parallel, are in files of their own.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -11,6 +11,7 @@
 #include "cli/rope_flags.h"
 #include "eval/edit.h"
 #include "eval/kld.h"
+#include "eval/parallel.h"
 #include "eval/retrieve.h"
 #include "eval/schedules_command.h"
 #include "eval/text_windows.h"
@@ -149,8 +150,9 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
     });
   }
   AddRetrieveCommand(*eval, exit_code);
-  AddEditCommand(*eval, exit_code);
+  AddEvalEditCommand(*eval, exit_code);
   AddSchedulesCommand(*eval, exit_code);
+  AddParallelCommand(*eval, exit_code);
 }
 
 }  // namespace phasor::cli

@@ -153,6 +153,55 @@ class Retrieve(support.CliTest):
         self.fails("eval", "retrieve", MODEL, self.text_file(50), "-ctk", "f16", says="words")
 
 
+class Parallel(support.CliTest):
+    FLAGS = ("--cases", "2", "--contexts", "3", "--items", "2", "--questions", "2",
+             "--temperatures", "0.5", "--scales", "0.8,1", "--lengths", "300", "--context-tokens",
+             "100", "--rounds", "1", "-ctk", "f16", "-ctv", "f16")
+
+    def parallel(self, *flags):
+        return self.good_json("eval", "parallel", MODEL, *self.FLAGS, *flags)
+
+    def test_every_method_has_a_row_and_plain_parallel_recovers_nothing(self):
+        rows = self.parallel("--no-speed")["quality"]
+        for task in ("lookup", "shots"):
+            mine = [r for r in rows if r["task"] == task]
+            self.assertEqual([r["method"] for r in mine],
+                             ["none", "sequential", "naive", "ape", "grid", "grid", "grid"])
+            by = {r["method"]: r for r in mine}
+            self.assertEqual((by["naive"]["temperature"], by["naive"]["scale"]), (1, 1))
+            self.assertEqual(by["naive"]["recovered"], 0)
+            self.assertEqual(by["sequential"]["recovered"], 1)
+            self.assertIn(by["ape"]["logprob"], [r["logprob"] for r in mine[4:]])
+            self.assertEqual(len({r["logprob"] for r in mine[4:]}), 3)
+            for r in mine:
+                self.assertEqual(r["questions"], 2)
+                self.assertLess(r["logprob"], 0)
+
+    def test_cached_contexts_are_not_read(self):
+        rows = self.parallel("--no-quality", "--filled", "5000", "-b", "64")["speed"]
+        self.assertEqual([(r["tokens"], r["filled"]) for r in rows], [(300, False), (5000, True)])
+        for r in rows:
+            self.assertEqual(r["cached_read"], r["query_tokens"])
+            self.assertGreater(r["sequential_ms"], 0)
+            self.assertGreater(r["end_to_end_speedup"], 0)
+
+    def test_tables_and_the_seed(self):
+        one, same, other = (self.parallel("--no-speed", "-s", s)["quality"] for s in (1, 1, 2))
+        self.assertEqual(one, same)
+        self.assertNotEqual(one, other)
+        out = self.good("eval", "parallel", MODEL, *self.FLAGS, "--no-speed", "-o", "csv").stdout
+        rows = list(csv.DictReader(io.StringIO(out.decode())))
+        self.assertEqual(len(rows), 14)
+
+    def test_bad_input_is_an_error(self):
+        self.fails("eval", "parallel", MODEL, "--temperatures", "1.5", code=2, says="1.5")
+        self.fails("eval", "parallel", MODEL, "--scales", "0", code=2, says="0")
+        self.fails("eval", "parallel", MODEL, "--task", "magic", code=2, says="magic")
+        self.fails("eval", "parallel", MODEL, "--contexts", "33", code=2, says="33")
+        self.fails("eval", "parallel", MODEL, "-c", "512", code=2, says="--contexts")
+        self.fails("eval", "parallel", MODEL, "--no-quality", "--no-speed", code=2, says="measure")
+
+
 class Bench(support.CliTest):
     FLAGS = ("-p", "16", "-n", "4", "-d", "0,32", "-r", "2", "-ctk", "f16,q8_0", "-ctv", "f16")
 

@@ -26,6 +26,22 @@ class Reproduce(support.CliTest):
         self.assertIn("2502.00527", out)
         self.assertIn("pie", out)
 
+    def test_parallel_contexts_are_judged_by_their_own_figures(self):
+        j = json.loads(self.good("reproduce", "ape", "-m", MODEL, "--max-tokens", "300",
+                                 "--quick-speed", "--json").stdout)
+        verdict = {c["claim"]: c["verdict"] for c in j["claims"]}
+        self.assertEqual(len(verdict), 8)
+        # 300 tokens cannot show what happens at 128k.
+        self.assertEqual(verdict["28 times the prefill at 128k"], "null")
+        self.assertEqual(verdict["4.5 times end to end at 128k"], "null")
+        for task, claim in (("lookup", "half of the gap, retrieval"),
+                            ("shots", "half of the gap, many shots")):
+            row = {q["method"]: q for q in j["quality"] if q["task"] == task}
+            gap = row["sequential"]["logprob"] - row["naive"]["logprob"]
+            expected = ("null" if gap <= 0.05 else
+                        "reproduced" if row["ape"]["recovered"] >= 0.5 else "not reproduced")
+            self.assertEqual(verdict[claim], expected)
+
     def test_every_claim_gets_a_verdict_that_follows_from_the_figures(self):
         j = json.loads(self.run_it("--json").stdout)
         self.assertEqual([c["claim"] for c in j["claims"]],

@@ -75,6 +75,7 @@ extern const Experiment kAnchorExperiment;
 extern const Experiment kUniEncoderExperiment;
 extern const Experiment kGpeExperiment;
 extern const Experiment kV2peExperiment;
+extern const Experiment kApeExperiment;
 extern const Experiment kPieExperiment;
 extern const Experiment kSchedulesExperiment;
 

@@ -335,7 +335,7 @@ int Edit(EditFlags& flags, bool types_given) {
 
 }  // namespace
 
-void AddEditCommand(CLI::App& app, int* exit_code) {
+void AddEditSessionCommand(CLI::App& app, int* exit_code) {
   auto f = std::make_shared<EditFlags>();
   f->sampler.temperature = 0;
   CLI::App* c = app.add_subcommand(
