@@ -8,6 +8,7 @@
 
 #include "base/cancel.h"
 #include "base/progress.h"
+#include "base/table.h"
 #include "cli/command.h"
 #include "eval/parallel_quality.h"
 #include "eval/parallel_speed.h"
@@ -84,6 +85,7 @@ int Parallel(ParallelFlags& flags) {
     fmt::print("{}\n", report->dump(2));
     return 0;
   }
+  const Table::Format format = *ParseTableFormat(flags.output);
   if (!flags.no_quality) {
     fmt::print("{}", eval::ParallelQualityTable((*report)["quality"]).Render(format));
   }

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/table.h"
 #include "engine/engine.h"
 #include "eval/kld.h"
 #include "eval/parallel_sets.h"
@@ -39,7 +40,6 @@ struct ParallelQualityOptions {
 // tokens (mean of prefix and contexts).
 Result<Json> EvaluateParallelQuality(const LoadedModel& model,
                                      const ParallelQualityOptions& options);
-// format: plain, md or csv.
 Table ParallelQualityTable(const Json& results);
 
 }  // namespace phasor::eval

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/table.h"
 #include "engine/engine.h"
 #include "eval/kld.h"
 #include "phasor/status.h"
@@ -36,7 +37,6 @@ struct ParallelSpeedOptions {
 // among them), and as medians over rounds fresh_speedup and cached_speedup (sequential / this),
 // cached_over_query, end_to_end_speedup (cached; both sides with n_generate further tokens).
 Result<Json> MeasureParallelSpeed(const LoadedModel& model, const ParallelSpeedOptions& options);
-// format: plain, md or csv.
 Table ParallelSpeedTable(const Json& results);
 
 }  // namespace phasor::eval

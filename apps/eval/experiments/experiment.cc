@@ -9,8 +9,8 @@ namespace phasor::eval {
 namespace {
 
 constexpr const Experiment* kTable[] = {
-    &kAnchorExperiment, &kUniEncoderExperiment, &kGpeExperiment,
-    &kV2peExperiment,   &kPieExperiment,        &kSchedulesExperiment,
+    &kAnchorExperiment, &kUniEncoderExperiment, &kGpeExperiment,       &kV2peExperiment,
+    &kApeExperiment,    &kPieExperiment,        &kSchedulesExperiment,
 };
 
 Table TextThenNumbers(const std::vector<std::string>& names) {
