@@ -1,6 +1,9 @@
 // Log-likelihoods of several candidates after one context, which is read once: the causal form of
 // Uni-Encoder (2106.01263). Every candidate is a branch (a fork) of the context's cache and starts
 // at the same position; all branches go through the model together.
+//
+// Scores equal those of separate passes up to the order of float sums: 1e-4 and less with a cache
+// in f32. A 16-bit cache turns such differences into roundings of keys and values, about 1e-3.
 #pragma once
 
 #include <atomic>

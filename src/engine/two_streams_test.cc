@@ -148,6 +148,8 @@ TEST(TwoStreams, TakingTurnsCostsAFewBlocksAndErrorsKeepBothStreams) {
   EXPECT_EQ(streams.Append(StreamRole::kTarget, RandomTokens(*model, 400, rng)).code(),
             StatusCode::kOutOfRange);
   EXPECT_FALSE(TwoStreams::Create(NewSession(*model).get(), INT64_MAX).ok());
+  const auto shifting = Session::Create(*model, {.n_ctx = 64, .context_shift = true}).value();
+  EXPECT_EQ(TwoStreams::Create(shifting.get(), 0).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(TwoStreams, WaitKReadsKSourceTokensBeforeTheFirstIsWritten) {
