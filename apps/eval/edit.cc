@@ -147,7 +147,7 @@ void AddDocumentFlags(CLI::App* c, EditFlags* f) {
 
 }  // namespace
 
-void AddEditCommand(CLI::App& eval, int* exit_code) {
+void AddEvalEditCommand(CLI::App& eval, int* exit_code) {
   auto f = std::make_shared<EditFlags>();
   // As in `kld`: float activations and a 16-bit cache, so that only the reuse of text differs.
   f->model.precision = "f32";

@@ -7,6 +7,6 @@ class App;
 
 namespace phasor::cli {
 
-void AddEditCommand(CLI::App& eval, int* exit_code);
+void AddEvalEditCommand(CLI::App& eval, int* exit_code);
 
 }  // namespace phasor::cli

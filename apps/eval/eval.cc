@@ -149,7 +149,7 @@ void AddEvalCommand(CLI::App& app, int* exit_code) {
     });
   }
   AddRetrieveCommand(*eval, exit_code);
-  AddEditCommand(*eval, exit_code);
+  AddEvalEditCommand(*eval, exit_code);
   AddSchedulesCommand(*eval, exit_code);
 }
 
