@@ -21,7 +21,8 @@ TEST(Bf16Drift, TurnsDependOnTheDistanceAloneAtAnyDistance) {
 TEST(Bf16Drift, Bf16PositionsAreExactTo256AndUselessBeyond) {
   const double within = MeanDrift(RopeArithmetic::kBf16Positions, 200, {});
   EXPECT_EQ(within, MeanDrift(RopeArithmetic::kFp32, 200, {}));
-  EXPECT_GT(MeanDrift(RopeArithmetic::kBf16Positions, 4000, {}), 0.3);
+  // At 16,000 neighbours are 64 apart, so that a move by 16 is lost; up to 4,096 they are 16 apart.
+  EXPECT_GT(MeanDrift(RopeArithmetic::kBf16Positions, 16000, {}), 0.3);
 }
 
 TEST(Bf16Drift, Bf16CosinesHaveAFloorThatDoesNotGrow) {
