@@ -21,11 +21,17 @@ using ::phasor::testing::NewSession;
 using ::phasor::testing::RandomTokens;
 using ::phasor::testing::Row;
 
+// A key or value whose last float bit differs between one pass and many may round to the other side
+// of a 16-bit step, 2^-11 of one element among 64 of one token among 150: below 2^-11 / 64 / 2 of the
+// likelihood even if that token had half the attention.
+constexpr double kHalfLikelihoodTolerance = 4e-6;
+
 TEST(RankCandidates, OnePassEqualsSeparatePassesInAnyOrder) {
   Rng rng(8);
   for (const char* name : kModels) {
     const auto model = Load(name);
     for (const char* type : {"f32", "f16"}) {
+      const double half = std::string(type) == "f16" ? kHalfLikelihoodTolerance : 0;
       const std::vector<int32_t> context = RandomTokens(*model, 150, rng);
       std::vector<std::vector<int32_t>> candidates;
       for (int n : {1, 4, 17, 2, 30, 9}) candidates.push_back(RandomTokens(*model, n, rng));
@@ -39,8 +45,9 @@ TEST(RankCandidates, OnePassEqualsSeparatePassesInAnyOrder) {
         EXPECT_EQ(session->n_tokens(), 150);
         EXPECT_EQ(once->order, apart->order);
         for (std::size_t i = 0; i < candidates.size(); ++i) {
-          EXPECT_NEAR(once->scores[i].log_likelihood, apart->scores[i].log_likelihood,
-                      kLikelihoodTolerance)
+          const double expected = apart->scores[i].log_likelihood;
+          EXPECT_NEAR(once->scores[i].log_likelihood, expected,
+                      kLikelihoodTolerance + half * std::abs(expected))
               << name << " " << type << " candidate " << i;
         }
         EXPECT_EQ(once->n_read, 150 + 63 - 6);

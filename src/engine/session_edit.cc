@@ -130,6 +130,10 @@ Status Session::Cut(int64_t n) {
 Status Session::RefreshLogits() {
   const int64_t n = n_tokens();
   if (n == 0) return InvalidArgument("logits: expected at least one token, found none");
+  if (cache_->pieces().back().view.group != 0) {
+    return InvalidArgument(
+        "logits: expected a question behind the contexts that stand side by side, found none");
+  }
   const int32_t last[] = {tokens_.back()};
   const PositionTicks position[] = {cache_->PositionOf(n - 1)};
   const PositionTicks next = cache_->next_position();
@@ -166,6 +170,7 @@ Status Session::SetSchedule(const RopeParams& rope) {
   SessionOptions options = options_;
   options.rope = rope;
   PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakeSessionPhases(model_->config(), options));
+  options_.rope = rope;
   cache_->SetSchedule(phases);
   return Status::Ok();
 }
@@ -180,6 +185,9 @@ Result<ReplaceReport> Session::Replace(int64_t begin, int64_t end, std::span<con
   PHASOR_ASSIGN_OR_RETURN(const TextSpan removed, Slice(begin, end));
   if (cache_->AnyPinned(begin, end)) {
     return InvalidArgument("replace: expected tokens that are not pinned, found pinned ones");
+  }
+  if (cache_->has_groups()) {
+    return Unsupported("replace: expected a text read in order, found contexts side by side");
   }
   const auto n_inserted = static_cast<int64_t>(tokens.size());
   PHASOR_RETURN_IF_ERROR(CheckRoom(n_inserted - (end - begin)));

@@ -36,7 +36,7 @@ class Reproduce(support.CliTest):
         self.assertEqual(verdict["4.5 times end to end at 128k"], "null")
         for task, claim in (("lookup", "half of the gap, retrieval"),
                             ("shots", "half of the gap, many shots")):
-            row = {q["method"]: q for q in j["quality"] if q["task"] == task}
+            row = {q["method"]: q for q in j["details"]["quality"] if q["task"] == task}
             gap = row["sequential"]["logprob"] - row["naive"]["logprob"]
             expected = ("null" if gap <= 0.05 else
                         "reproduced" if row["ape"]["recovered"] >= 0.5 else "not reproduced")

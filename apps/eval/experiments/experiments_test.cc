@@ -79,7 +79,7 @@ TEST(Experiments, EveryShippedDeclarationNamesOneThatTakesItsSettings) {
 TEST(Experiments, AnUnknownOneIsToldTheOthers) {
   const Result<const Experiment*> experiment = FindExperiment("magic");
   ASSERT_FALSE(experiment.ok());
-  ExpectHas(experiment.status().message(), "anchor, uniencoder, gpe, v2pe, pie, schedules");
+  ExpectHas(experiment.status().message(), "anchor, uniencoder, gpe, v2pe, ape, pie, schedules");
   ExpectHas(experiment.status().message(), "found magic");
 }
 
