@@ -35,6 +35,7 @@ constexpr FieldFlag kFieldFlags[] = {
 std::vector<std::string> MethodIds() {
   std::vector<std::string> ids;
   for (const PositionMethodInfo* info : PositionMethods()) ids.emplace_back(info->id);
+  ids.push_back("none");  // llama.cpp's word for rope
   return ids;
 }
 
@@ -139,7 +140,8 @@ Result<std::optional<RopeParams>> RopeOverride(const RopeFlags& flags, const Rop
   if (flags.method.empty() && given == 0 && !flags.theta_base) return std::optional<RopeParams>();
   RopeParams rope = own;
   if (!flags.method.empty()) {
-    rope.method = flags.method;
+    // llama.cpp's word for no scaling.
+    rope.method = flags.method == "none" ? "rope" : flags.method;
   } else if (rope.method == "rope" && flags.factor) {
     rope.method = "linear";
   }
@@ -198,9 +200,9 @@ Json RopeJson(const RopeParams& rope) {
 }
 
 std::string RopeNotice(const RopeFlags& flags) {
-  if (flags.method != "none") return "";
-  return "rope: none turns nothing (NoPE), which models trained with RoPE cannot use; what "
-         "llama.cpp calls none is --rope-scaling rope";
+  if (flags.method != "nope") return "";
+  return "rope: nope turns nothing (NoPE), which models trained with RoPE cannot use; without scaling "
+         "is --rope-scaling rope or none";
 }
 
 }  // namespace phasor::cli

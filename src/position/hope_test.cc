@@ -33,7 +33,7 @@ TEST(HopePosition, KeepsAsManyPairsAsTurnOnceInTheContext) {
 }
 
 TEST(HopePosition, ACutAtZeroStopsEveryPairAsNoneDoes) {
-  EXPECT_EQ(Steps("hope", 64, 1e4, 0), Steps("none", 64, 1e4, -1));
+  EXPECT_EQ(Steps("hope", 64, 1e4, 0), Steps("nope", 64, 1e4, -1));
 }
 
 TEST(HopePosition, ItsCutIsTheOriginalContextUnlessGiven) {

@@ -11,7 +11,7 @@ extern const PositionMethodInfo kRopeMethod;
 extern const PositionMethodInfo kLinearMethod;
 extern const PositionMethodInfo kLlama3Method;
 extern const PositionMethodInfo kYarnMethod;
-extern const PositionMethodInfo kNoneMethod;
+extern const PositionMethodInfo kNopeMethod;
 extern const PositionMethodInfo kNtkMethod;
 extern const PositionMethodInfo kDynamicNtkMethod;
 extern const PositionMethodInfo kLongRopeMethod;

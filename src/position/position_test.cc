@@ -38,7 +38,7 @@ TEST(Position, EveryMethodAtItsNeutralSettingEqualsRopeBitForBit) {
     for (double base : {10000.0, 100000.0, 500000.0}) {
       const PhaseTable rope = MakePhaseTable(Neutral("rope", n_rot, base)).value();
       for (const PositionMethodInfo* info : PositionMethods()) {
-        if (std::string(info->id) == "none") continue;  // it has no such setting
+        if (std::string(info->id) == "nope") continue;  // it has no such setting
         const auto t = MakePhaseTable(Neutral(info->id, n_rot, base));
         ASSERT_TRUE(t.ok()) << info->id << ": " << t.status().message();
         EXPECT_EQ(t->step_P, rope.step_P) << info->id << " n_rot " << n_rot << " base " << base;
@@ -50,7 +50,7 @@ TEST(Position, EveryMethodAtItsNeutralSettingEqualsRopeBitForBit) {
 
 TEST(Position, FrequencyFactorsOfTheFileReachEveryMethod) {
   for (const PositionMethodInfo* info : PositionMethods()) {
-    if (std::string(info->id) == "none") continue;
+    if (std::string(info->id) == "nope") continue;
     RopeParams p = Neutral(info->id, 64, 10000);
     const PhaseTable without = MakePhaseTable(p).value();
     p.freq_factors.assign(32, 2.0f);

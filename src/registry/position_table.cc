@@ -18,7 +18,7 @@ constexpr const PositionMethodInfo* kTable[] = {
     &kGiraffeTruncatedMethod,
     &kDpropeMethod,
     &kHopeMethod,
-    &kNoneMethod,
+    &kNopeMethod,
     // clang-format on
 };
 

@@ -8,7 +8,7 @@ import support
 MODEL = support.model("qwen2.gguf")
 YARN = support.model("llama_yarn")
 SCHEDULES = ("rope", "linear", "ntk", "dynamic_ntk", "yarn", "longrope", "llama3", "giraffe_power",
-             "giraffe_truncated", "dprope", "hope", "none")
+             "giraffe_truncated", "dprope", "hope", "nope")
 
 
 class Flags(support.CliTest):
@@ -24,7 +24,7 @@ class Flags(support.CliTest):
                                                      "long_factor": [4.0] * 8}))
         for method in shelf:
             flags = {"longrope": ("--rope-factors", lists), "giraffe_power": (),
-                     "dynamic_ntk": ("--rope-context", "4096"), "hope": (), "none": (), "rope": (),
+                     "dynamic_ntk": ("--rope-context", "4096"), "hope": (), "nope": (), "rope": (),
                      "giraffe_truncated": ()}.get(method, ("--rope-scale", "4"))
             seen[method] = self.nll("--rope-scaling", method, *flags)
         self.assertEqual(seen["rope"], own)
@@ -43,7 +43,8 @@ class Flags(support.CliTest):
                       ("hope", "--rope-cut-ctx", str(2**62))):
             self.assertEqual(self.nll("--rope-scaling", *flags), own, flags)
         self.assertEqual(self.nll("--rope-scaling", "hope", "--rope-cut-ctx", "0"),
-                         self.nll("--rope-scaling", "none"))
+                         self.nll("--rope-scaling", "nope"))
+        self.assertEqual(self.nll("--rope-scaling", "none"), own)  # llama.cpp's word for rope
 
     def test_the_models_own_schedule_is_the_default(self):
         text = self.text_file(300)
@@ -81,8 +82,8 @@ class Flags(support.CliTest):
         run = ("run", MODEL, "-p", "a", "-n", "2", "-ctk", "f16")
         self.fails(*run, "--rope-scaling", "hope", "--rope-scale", "2",
                    says=("hope", "--rope-cut-ctx", "found --rope-scale"))
-        self.fails(*run, "--rope-scaling", "none", "--yarn-orig-ctx", "10",
-                   says=("none", "--rope-freq-base", "--yarn-orig-ctx"))
+        self.fails(*run, "--rope-scaling", "nope", "--yarn-orig-ctx", "10",
+                   says=("nope", "--rope-freq-base", "--yarn-orig-ctx"))
         self.fails(*run, "--yarn-attn-factor", "1.2", says=("rope", "--yarn-attn-factor"))
         self.fails(*run, "--rope-scaling", "longrope", says=("short factors", "found none"))
         self.fails(*run, "--rope-scaling", "linear", "--rope-scale", "0", says="positive factor")
@@ -93,9 +94,9 @@ class Flags(support.CliTest):
                        says="short_factor and long_factor")
         self.fails(*run, "--rope-scaling", "magic", code=2, says=("dynamic_ntk", "magic"))
 
-    def test_llama_cpps_none_is_pointed_out(self):
+    def test_a_schedule_that_turns_nothing_is_pointed_out(self):
         done = self.good("run", MODEL, "-p", "a", "-n", "2", "-q", "-ctk", "f16", "--rope-scaling",
-                         "none")
+                         "nope")
         self.assertIn(b"--rope-scaling rope", done.stderr)
 
 

@@ -7,7 +7,7 @@
 // Shapes: P = n_rot/2 frequencies, all 0.
 // Exact or approximate: exact. Equals hope with cut_context 0 (test).
 // Cost: as rope; the rotation by angle 0 is still computed.
-// Limits: not llama.cpp's `--rope-scaling none`, nor type "none" in a GGUF file: both mean `rope`.
+// Limits: not what llama.cpp and GGUF files call none: that is no scaling, `rope`.
 // Rejected: leaving the rotation out of the pass (a branch in every layer for an ablation).
 #include "position/position.h"
 
@@ -15,14 +15,14 @@ namespace phasor {
 namespace {
 
 Result<PhaseTable> MakeNone(const RopeParams& params) {
-  PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("none", params));
+  PHASOR_ASSIGN_OR_RETURN(std::vector<long double> omega, BaseFrequencies("nope", params));
   for (long double& w : omega) w = 0;
   return TableOf(omega);
 }
 
 }  // namespace
 
-const PositionMethodInfo kNoneMethod = {"none", "no rotation at all (NoPE)", "NoPE, 2305.19466", 0,
+const PositionMethodInfo kNopeMethod = {"nope", "no rotation at all (NoPE)", "NoPE, 2305.19466", 0,
                                         MakeNone};
 
 }  // namespace phasor

@@ -8,7 +8,7 @@ namespace {
 TEST(NonePosition, TurnsNothing) {
   RopeParams p;
   p.n_rot = 64;
-  p.method = "none";
+  p.method = "nope";
   const PhaseTable t = MakePhaseTable(p).value();
   EXPECT_EQ(t.step_P, std::vector<uint64_t>(32, 0));
   EXPECT_EQ(t.attention_factor, 1.0f);
