@@ -13,7 +13,9 @@
 //                CacheStats::n_stale_tokens counts it.
 //
 // What a session holds afterwards is the same, bit for bit, whether a document was read or found
-// exactly: either way its pages come to lie in blocks of their own behind the text before them.
+// exactly: either way its pages come to lie in blocks of their own behind the text before them. Of
+// a document behind other text that is not quite what one long Append leaves: the text before it
+// stays in the rows and pages it had, so that the last tokens of it are frozen later.
 #pragma once
 
 #include <atomic>
