@@ -10,12 +10,14 @@
 #include <span>
 
 #include "base/cancel.h"
+#include "base/file.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/table.h"
 #include "bench/attention_report.h"
 #include "bench/attention_time.h"
 #include "bench/memory.h"
+#include "bench/restore_time.h"
 #include "bench/span_time.h"
 #include "bench/synthetic_fill.h"
 #include "cli/command.h"
@@ -39,7 +41,8 @@ struct BenchFlags {
   int repetitions = 5;
   std::string output = "md";
   std::string fill = "synthetic";
-  bool memory = false, attention = false;
+  bool memory = false, attention = false, restore = false;
+  std::string restore_folder;
   std::vector<int> spans;
   int64_t buffer_mib = 0;
   std::vector<std::string> types = {"frame4:q4_head", "frame3:q3_head", "q8_0:q8_0", "q4_0:q4_0",
@@ -375,6 +378,27 @@ int BenchSpans(const BenchFlags& flags) {
   return 0;
 }
 
+int BenchRestore(const BenchFlags& flags) {
+  bench::RestoreTimeOptions options;
+  options.session = ToSessionOptions(flags.cache);
+  if (!flags.types_k.empty()) options.session.type_k = flags.types_k.front();
+  if (!flags.types_v.empty()) options.session.type_v = flags.types_v.front();
+  if (flags.n_depth != std::vector<int64_t>{0}) options.depths = flags.n_depth;
+  if (std::ranges::find(options.depths, 0) != options.depths.end()) {
+    return UsageError("bench: --restore: expected depths of at least 1, found 0");
+  }
+  options.prefill = flags.fill == "prefill";
+  options.n_rounds = flags.repetitions;
+  options.folder = flags.restore_folder.empty() ? UserCacheDir() : flags.restore_folder;
+  auto model = LoadModel(flags.model);
+  if (!model.ok()) return Fail(model.status());
+  InterruptFlag::Install();
+  auto result = bench::MeasureRestoreTime(**model, options);
+  if (!result.ok()) return Fail(result.status());
+  bench::PrintRestoreTimes(*result, **model, options, CpuName(), flags.output);
+  return 0;
+}
+
 // What a reader of the table must know about the depths.
 std::string DepthNote(const BenchFlags& flags) {
   const bool deep =
@@ -385,9 +409,12 @@ std::string DepthNote(const BenchFlags& flags) {
 }
 
 int Bench(BenchFlags& flags) {
-  if (int{flags.memory} + int{flags.attention} + int{!flags.spans.empty()} > 1) {
-    return UsageError("bench: expected one of --memory, --attention and --spans, found several");
+  if (int{flags.memory} + int{flags.attention} + int{flags.restore} + int{!flags.spans.empty()} >
+      1) {
+    return UsageError(
+        "bench: expected one of --memory, --attention, --restore and --spans, found several");
   }
+  if (flags.restore) return BenchRestore(flags);
   if (!flags.spans.empty()) return BenchSpans(flags);
   if (flags.memory) return BenchMemory(flags);
   if (flags.attention) return BenchAttention(flags);
@@ -443,6 +470,11 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   c->add_flag("--memory", f->memory, "measure the machine's memory instead, without a model");
   c->add_flag("--attention", f->attention,
               "measure decode attention by cache type instead, without a model");
+  c->add_flag("--restore", f->restore,
+              "measure how long a saved session of -d tokens (8192,32768) takes to load, beside "
+              "reading it again");
+  c->add_option("--restore-folder", f->restore_folder,
+                "of --restore: where to save it (default: the cache folder)");
   c->add_option("--spans", f->spans,
                 "measure what moved text costs decode attention instead, without a model: numbers "
                 "of spans, e.g. 1,4,16,64, in -d tokens (8192)")

@@ -65,6 +65,7 @@ std::string HumanBytes(double bytes);
 std::string CpuName();
 
 void AddRunCommand(CLI::App& app, int* exit_code);
+void AddChunksCommand(CLI::App& app, int* exit_code);
 void AddInspectCommand(CLI::App& app, int* exit_code);
 void AddTokenizeCommand(CLI::App& app, int* exit_code);
 void AddMethodsCommand(CLI::App& app, int* exit_code);

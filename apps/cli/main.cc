@@ -97,6 +97,7 @@ int Main(int argc, char** argv) {
   int exit_code = 0;
   phasor::cli::AddRunCommand(app, &exit_code);
   phasor::cli::AddEditSessionCommand(app, &exit_code);
+  phasor::cli::AddChunksCommand(app, &exit_code);
   phasor::cli::AddInspectCommand(app, &exit_code);
   phasor::cli::AddTokenizeCommand(app, &exit_code);
   phasor::cli::AddEvalCommand(app, &exit_code);

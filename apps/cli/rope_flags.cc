@@ -201,7 +201,8 @@ Json RopeJson(const RopeParams& rope) {
 
 std::string RopeNotice(const RopeFlags& flags) {
   if (flags.method != "nope") return "";
-  return "rope: nope turns nothing (NoPE), which models trained with RoPE cannot use; without scaling "
+  return "rope: nope turns nothing (NoPE), which models trained with RoPE cannot use; without "
+         "scaling "
          "is --rope-scaling rope or none";
 }
 

@@ -14,6 +14,7 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/rope_flags.h"
+#include "cli/run_documents.h"
 #include "engine/beam_search.h"
 
 namespace phasor::cli {
@@ -23,6 +24,7 @@ struct RunFlags {
   ModelFlags model;
   CacheFlags cache;
   RopeFlags rope;
+  DocumentFlags documents;
   std::string prompt, file, system;
   int64_t n_predict = -1;
   int beams = 0;  // 0: sampling
@@ -70,8 +72,14 @@ nlohmann::json StatsJson(const Session& s) {
 
 class Runner {
  public:
-  Runner(const RunFlags& flags, const LoadedModel& model, Session& session, std::string rope_method)
-      : flags_(flags), model_(model), session_(session), rope_method_(std::move(rope_method)) {
+  Runner(const RunFlags& flags, const LoadedModel& model, Session& session, std::string rope_method,
+         Preamble preamble)
+      : flags_(flags),
+        model_(model),
+        session_(session),
+        rope_method_(std::move(rope_method)),
+        preamble_(std::move(preamble)) {
+    if (!flags.documents.prompt_cache.empty()) history_ = session.tokens();
     options_.max_tokens = flags.n_predict;
     options_.sampler = flags.sampler;
     options_.stop = flags.stop;
@@ -82,7 +90,10 @@ class Runner {
 
   int Complete(const std::string& prompt) {
     EncodeOptions encode;
-    return Once(model_.tokenizer().Encode(prompt, encode));
+    encode.add_special = session_.n_tokens() == 0 || !history_.empty();
+    auto tokens = NotYetRead(model_.tokenizer().Encode(prompt, encode));
+    if (!tokens.ok()) return Fail(tokens.status());
+    return Once(*tokens);
   }
 
   // One question through the chat template.
@@ -122,10 +133,18 @@ class Runner {
       }
     }
     if (!flags_.quiet) fmt::print(stderr, "\n{}\n", StatsLine(session_));
-    return 0;
+    return Save();
   }
 
  private:
+  // 1 after an error.
+  int Save() const {
+    const std::string path = SavePath(flags_.documents);
+    if (path.empty() || session_.n_tokens() == 0) return 0;
+    const Status s = session_.Save(path);
+    return s.ok() ? 0 : Fail(s);
+  }
+
   // One line of stdin without its line feed; false at the end. Ctrl-C drops what was typed and asks
   // again, so that one meant for an answer that had just ended does not end the conversation.
   bool ReadLine(std::string* line) {
@@ -185,7 +204,11 @@ class Runner {
     // The template writes its own BOS.
     EncodeOptions encode;
     encode.add_special = inputs.bos_token.empty() || text.rfind(inputs.bos_token, 0) != 0;
-    std::vector<int32_t> tokens = t.Encode(text, encode);
+    return NotYetRead(t.Encode(text, encode));
+  }
+
+  // What of the conversation's tokens the cache does not hold; it is cut back to the common part.
+  Result<std::vector<int32_t>> NotYetRead(std::vector<int32_t> tokens) {
     std::size_t common = 0;
     while (common < history_.size() && common < tokens.size() &&
            history_[common] == tokens[common]) {
@@ -198,6 +221,7 @@ class Runner {
       PHASOR_RETURN_IF_ERROR(session_.Truncate(std::max<int64_t>(0, session_.n_tokens() - n_cut)));
       history_.resize(common);
     }
+    if (!flags_.documents.prompt_cache.empty() && !kept_) preamble_.CountLoaded(session_);
     tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(common));
     return tokens;
   }
@@ -260,21 +284,25 @@ class Runner {
                        {"score", h.score},
                        {"finish_reason", FinishReasonName(h.reason)}});
     }
-    const nlohmann::json j = {{"text", best.text},
-                              {"tokens", best.tokens},
-                              {"finish_reason", FinishReasonName(best.reason)},
-                              {"beams", lines},
-                              {"tokens_read", result->n_read},
-                              {"branches", result->n_branches},
-                              {"ms", result->milliseconds},
-                              {"model", model_.path()}};
+    nlohmann::json j = {{"text", best.text},
+                        {"tokens", best.tokens},
+                        {"finish_reason", FinishReasonName(best.reason)},
+                        {"beams", lines},
+                        {"tokens_read", result->n_read},
+                        {"branches", result->n_branches},
+                        {"ms", result->milliseconds},
+                        {"model", model_.path()}};
+    AddPreambleJson(preamble_, &j);
     fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     return 0;
   }
 
   int Once(const std::vector<int32_t>& tokens) {
     if (Status s = Feed(tokens); !s.ok()) return Fail(s);
-    if (flags_.beams > 0) return OnceWithBeams();
+    if (flags_.beams > 0) {
+      const int code = OnceWithBeams();
+      return code != 0 ? code : Save();
+    }
     auto result = Stream();
     if (!result.ok()) return Fail(result.status());
     if (flags_.json) {
@@ -287,19 +315,21 @@ class Runner {
       j["type_v"] = flags_.cache.type_v;
       j["rope_method"] = rope_method_;
       j["seed"] = flags_.sampler.seed;
+      AddPreambleJson(preamble_, &j);
       fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     } else {
       fmt::print("\n");
       std::fflush(stdout);
       if (!flags_.quiet) fmt::print(stderr, "{}\n", StatsLine(session_));
     }
-    return 0;
+    return Save();
   }
 
   const RunFlags& flags_;
   const LoadedModel& model_;
   Session& session_;
   std::string rope_method_;
+  Preamble preamble_;
   GenerateOptions options_;
   std::vector<ChatMessage> messages_;
   std::string typed_;             // read from stdin and not yet used
@@ -321,6 +351,9 @@ int Run(RunFlags& flags, bool prompt_given, bool file_given) {
   if (!prompt_given && (flags.no_conversation || flags.json)) {
     return UsageError(fmt::format("run: {}: expected a prompt with -p or -f, found none",
                                   flags.json ? "--json" : "--no-conversation"));
+  }
+  if (std::string wrong = CheckDocumentFlags(flags.documents); !wrong.empty()) {
+    return UsageError("run: " + wrong);
   }
   if (flags.beams > 0 && (!prompt_given || !flags.stop.empty())) {
     return UsageError(fmt::format(
@@ -347,7 +380,11 @@ int Run(RunFlags& flags, bool prompt_given, bool file_given) {
   }
   if (std::string note = RopeNotice(flags.rope); !note.empty()) fmt::print(stderr, "{}\n", note);
   InterruptFlag::Install();
-  Runner runner(flags, **model, **session, RopeOf(*options, (*model)->config()).method);
+  auto preamble = ReadPreamble(flags.documents, session->get());
+  if (!preamble.ok()) return Fail(preamble.status());
+  if (!flags.quiet && !flags.json) fmt::print(stderr, "{}", PreambleTable(*preamble));
+  Runner runner(flags, **model, **session, RopeOf(*options, (*model)->config()).method,
+                std::move(preamble).value());
   if (!prompt_given) return runner.Chat();
   const bool chat =
       !flags.no_conversation && ((*model)->chat_template() != nullptr || flags.conversation ||
@@ -363,6 +400,7 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
   AddModelFlags(run, &flags->model);
   AddCacheFlags(run, &flags->cache);
   AddRopeFlags(run, &flags->rope);
+  AddDocumentFlags(run, &flags->documents);
   auto* prompt = run->add_option("-p,--prompt", flags->prompt, "prompt; without -p and -f: chat");
   auto* file =
       run->add_option("-f,--file", flags->file, "read the prompt from a file, - for stdin");

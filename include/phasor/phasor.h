@@ -142,6 +142,11 @@ class Model {
     return ApplyChatTemplate(std::span<const Message>(messages.begin(), messages.size()));
   }
   Result<Context> NewContext(const ContextParams& params) const;
+  // A context with the text of a file that Context::Save wrote: it goes on as the saved one would
+  // have, bit for bit. Weights, tokenizer, calibration and the cache types of `params` must be
+  // those of the saved context (kInvalidArgument names the first that differs); kOutOfRange when
+  // the text is longer than n_ctx, kNotFound and kDataCorrupt as they say.
+  Result<Context> LoadContext(const std::string& path, const ContextParams& params) const;
 
  private:
   struct Impl;
@@ -185,6 +190,10 @@ class Context {
   Status Attach(const CachedText& text);
   // A second context with the same text; memory is shared until one of them writes.
   Result<Context> Fork() const;
+
+  // Writes text, keys, values and logits to a file, whole or not at all (docs/formats.md).
+  // kInvalidArgument for an empty context, kResourceExhausted when the disk is full.
+  Status Save(const std::string& path) const;
 
   std::span<const int32_t> tokens() const;
   CacheUse cache_use() const;

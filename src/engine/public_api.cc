@@ -126,6 +126,18 @@ Result<Context> Model::NewContext(const ContextParams& params) const {
   });
 }
 
+Result<Context> Model::LoadContext(const std::string& path, const ContextParams& params) const {
+  return Guard([&]() -> Result<Context> {
+    PHASOR_ASSIGN_OR_RETURN(Context context, NewContext(params));
+    PHASOR_RETURN_IF_ERROR(context.impl_->session->Load(path));
+    return context;
+  });
+}
+
+Status Context::Save(const std::string& path) const {
+  return Guard([&]() -> Status { return impl_->session->Save(path); });
+}
+
 Status Context::Append(std::span<const int32_t> tokens) {
   return Guard([&]() -> Status { return impl_->session->Append(tokens, {}); });
 }

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
+#include <vector>
 
 #include "phasor/phasor.h"
 
@@ -67,6 +69,37 @@ TEST(PublicApi, TextThatWasReadCanBeEdited) {
   EXPECT_EQ(fork->tokens().size(), before.size() + 2);
   EXPECT_EQ(fork->Move(0, 5, 300).code(), StatusCode::kOutOfRange);
   EXPECT_EQ(fork->tokens().size(), before.size() + 2);
+}
+
+TEST(PublicApi, ASavedContextGoesOnInAModelLoadedAnew) {
+  const std::string path = ::testing::TempDir() + "phasor_public_api_context.span";
+  std::filesystem::remove(path);
+  auto model = Model::Load({.path = kModels + "llama_gqa_tied", .n_threads = 2});
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  auto context = model->NewContext({.n_ctx = 400});
+  ASSERT_TRUE(context.ok());
+  EXPECT_EQ(context->Save(path).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(model->LoadContext(path, {}).status().code(), StatusCode::kNotFound);
+  ASSERT_TRUE(context->Append(std::vector<int32_t>(300, 7)).ok());
+  ASSERT_TRUE(context->Save(path).ok());
+  auto answer = context->Generate({.temperature = 0, .max_tokens = 12});
+  ASSERT_TRUE(answer.ok());
+
+  auto again = Model::Load({.path = kModels + "llama_gqa_tied", .n_threads = 2});
+  ASSERT_TRUE(again.ok());
+  auto loaded = again->LoadContext(path, {.n_ctx = 400});
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_EQ(loaded->tokens().size(), 300u);
+  EXPECT_EQ(loaded->cache_use().n_stale_tokens, 0);
+  auto same = loaded->Generate({.temperature = 0, .max_tokens = 12});
+  ASSERT_TRUE(same.ok());
+  EXPECT_EQ(same->tokens, answer->tokens);
+  EXPECT_TRUE(std::equal(context->logits().begin(), context->logits().end(),
+                         loaded->logits().begin(), loaded->logits().end()));
+  EXPECT_EQ(again->LoadContext(path, {.n_ctx = 299}).status().code(), StatusCode::kOutOfRange);
+  EXPECT_EQ(again->LoadContext(path, {.n_ctx = 400, .type_k = "q8_0"}).status().code(),
+            StatusCode::kInvalidArgument);
+  std::filesystem::remove(path);
 }
 
 TEST(PublicApi, ErrorsAreValues) {

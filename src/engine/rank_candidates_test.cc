@@ -22,8 +22,8 @@ using ::phasor::testing::RandomTokens;
 using ::phasor::testing::Row;
 
 // A key or value whose last float bit differs between one pass and many may round to the other side
-// of a 16-bit step, 2^-11 of one element among 64 of one token among 150: below 2^-11 / 64 / 2 of the
-// likelihood even if that token had half the attention.
+// of a 16-bit step, 2^-11 of one element among 64 of one token among 150: below 2^-11 / 64 / 2 of
+// the likelihood even if that token had half the attention.
 constexpr double kHalfLikelihoodTolerance = 4e-6;
 
 TEST(RankCandidates, OnePassEqualsSeparatePassesInAnyOrder) {

@@ -87,7 +87,9 @@ SpanFingerprint SessionFingerprint(const Session& session) {
   const ModelConfig& config = model.config();
   const SessionOptions& options = session.options();
   SpanFingerprint f = StoreFingerprint(*session.store());
-  f.model_hash = ModelHash(model);
+  // Float products give other numbers than 8-bit ones.
+  const bool is_float = model.transformer().weights().precision == MatMulPrecision::kF32;
+  f.model_hash = ModelHash(model) + (is_float ? " in f32" : "");
   f.tokenizer_hash = TokenizerHash(model.tokenizer());
   const RopeParams& rope = options.rope.has_value() ? *options.rope : config.rope;
   f.rope_schedule =

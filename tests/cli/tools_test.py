@@ -8,7 +8,8 @@ import support
 
 QWEN = support.model("qwen2.gguf")
 COMMANDS = (("run",), ("inspect",), ("tokenize",), ("eval",), ("eval", "perplexity"),
-            ("eval", "kld"), ("bench",), ("calibrate",), ("methods",), ("synth",))
+            ("eval", "kld"), ("bench",), ("calibrate",), ("methods",), ("synth",),
+            ("chunks",))
 # The shelf as the issue asks for it; an id that goes missing breaks scripts.
 CODECS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_0h", "int4_channel", "frame4",
           "frame3", "polar", "polar44",
