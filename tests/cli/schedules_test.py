@@ -124,7 +124,7 @@ class EvalSchedules(support.CliTest):
     def test_schedules_can_be_chosen_and_saved(self):
         out = self.path("report.json")
         done = self.good("eval", "schedules", MODEL, self.text_file(1200), "--schedules",
-                         "rope,longrope,none", "-o", "md", "--save", out)
+                         "rope,longrope,nope", "-o", "md", "--save", out)
         self.assertIn(b"| rope ", done.stdout)
         self.assertIn(b"not run: longrope", done.stderr)
         with open(out, encoding="utf-8") as file:
