@@ -14,7 +14,7 @@ target_link_libraries(phasor_parsers PUBLIC phasor_flags Threads::Threads fmt::f
                       nlohmann_json::nlohmann_json PkgConfig::PCRE2 PkgConfig::XXHASH
                       PkgConfig::UTF8PROC)
 
-foreach(target phasor phasor_cli)
+foreach(target phasor phasor_commands phasor_cli)
   if(TARGET ${target})
     set_target_properties(${target} PROPERTIES EXCLUDE_FROM_ALL ON)
   endif()

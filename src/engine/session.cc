@@ -25,9 +25,10 @@ Status CheckSameCodecs(const KvStore& store, const std::vector<KvHeadCodecs>& co
   for (int i = 0; i < store.n_heads(); ++i) {
     const KvHeadCodecs& have = store.codecs(i / n_kv, i % n_kv);
     const KvHeadCodecs& want = codecs[i];
-    if (typeid(*have.key) != typeid(*want.key) || typeid(*have.value) != typeid(*want.value) ||
-        have.key->PageBytes() != want.key->PageBytes() ||
-        have.value->PageBytes() != want.value->PageBytes()) {
+    const KvCodec &have_k = *have.key, &want_k = *want.key;
+    const KvCodec &have_v = *have.value, &want_v = *want.value;
+    if (typeid(have_k) != typeid(want_k) || typeid(have_v) != typeid(want_v) ||
+        have_k.PageBytes() != want_k.PageBytes() || have_v.PageBytes() != want_v.PageBytes()) {
       return InvalidArgument(
           "session: expected a store with the same cache types, found others in "
           "layer " +
