@@ -19,7 +19,7 @@ namespace {
 
 const std::string kModels = std::string(PHASOR_SOURCE_DIR) + "/tests/golden/models/";
 // Largest difference of logits over the largest logit. Float sums in another order, of some hundred
-// terms through two layers, differ by a few 2^-24 = 6e-8 of them (measured 1.5e-6); an actual
+// terms through two layers, differ by a few 2^-24 = 6e-8 of them; an actual
 // difference is 0.01 or more.
 constexpr double kExact = 1e-5;
 
