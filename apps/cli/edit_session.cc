@@ -13,7 +13,9 @@
 #include "cache/kv_cache.h"
 #include "cli/command.h"
 #include "cli/edit_operation.h"
+#include "cli/rope_flags.h"
 #include "engine/rewrite.h"
+#include "engine/session_fingerprint.h"
 #include "store/span_file.h"
 
 namespace phasor::cli {
@@ -24,6 +26,7 @@ using Json = nlohmann::ordered_json;
 struct EditFlags {
   ModelFlags model;
   CacheFlags cache;
+  RopeFlags rope;
   std::string session, output, read, text, prompt, show;
   std::vector<std::string> operations;
   double recompute = 0;
@@ -62,7 +65,7 @@ class Editor {
   Status Open(bool exists) {
     const auto start = std::chrono::steady_clock::now();
     if (exists && flags_.read.empty()) {
-      PHASOR_RETURN_IF_ERROR(session_.Load(flags_.session));
+      PHASOR_RETURN_IF_ERROR(Load());
       Record("open " + flags_.session, 0, session_.n_tokens(), 0, MillisecondsSince(start));
       return Status::Ok();
     }
@@ -180,6 +183,19 @@ class Editor {
   }
 
  private:
+  Status Load() {
+    Status status = session_.Load(flags_.session);
+    if (status.ok()) return status;
+    // The schedule is not taken from the file: it may hold several, and settings of one are no part
+    // of the format.
+    const auto info = ReadSpanFileInfo(flags_.session);
+    if (!info.ok() ||
+        info->header.fingerprint.rope_schedule == SessionFingerprint(session_).rope_schedule) {
+      return status;
+    }
+    return Status(status.code(), status.message() + "; give the --rope flags it was made with");
+  }
+
   static Result<std::string> ReadText(const std::string& path) {
     if (path != "-") return ReadFile(path);
     return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
@@ -304,8 +320,11 @@ int Edit(EditFlags& flags, bool types_given) {
   }
   auto model = LoadModel(flags.model);
   if (!model.ok()) return Fail(model.status());
-  auto session = Session::Create(**model, ToSessionOptions(flags.cache));
+  auto options = ToSessionOptions(flags.cache, flags.rope, (*model)->config());
+  if (!options.ok()) return Fail(options.status());
+  auto session = Session::Create(**model, *options);
   if (!session.ok()) return Fail(session.status());
+  if (std::string note = RopeNotice(flags.rope); !note.empty()) fmt::print(stderr, "{}\n", note);
   InterruptFlag::Install();
   Editor editor(flags, **session);
   if (Status s = editor.Open(exists); !s.ok()) return Fail(s);
@@ -342,6 +361,7 @@ void AddEditSessionCommand(CLI::App& app, int* exit_code) {
       "edit", "edit a saved session: read a text once, then cut, move and rewrite it");
   AddModelFlags(c, &f->model, /*positional=*/false);
   AddCacheFlags(c, &f->cache);
+  AddRopeFlags(c, &f->rope);
   c->add_option("session", f->session, "the saved session")->required();
   c->add_option("--read", f->read, "make the session from this text file (- for stdin)");
   c->add_option("--text", f->text,

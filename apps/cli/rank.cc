@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/table.h"
 #include "cli/command.h"
+#include "cli/rope_flags.h"
 #include "engine/rank_candidates.h"
 
 namespace phasor::cli {
@@ -21,6 +22,7 @@ using Json = nlohmann::json;
 struct RankFlags {
   ModelFlags model;
   CacheFlags cache;
+  RopeFlags rope;
   std::string context, context_file, candidate_file;
   std::vector<std::string> candidates;
   bool per_token = false, compare = false;
@@ -134,10 +136,13 @@ Status Rank(const RankFlags& flags) {
   EncodeOptions goes_on;
   goes_on.add_special = false;
   for (const std::string& text : texts) candidates.push_back(tokenizer.Encode(text, goes_on));
-  PHASOR_ASSIGN_OR_RETURN(auto session, Session::Create(*model, ToSessionOptions(flags.cache)));
+  PHASOR_ASSIGN_OR_RETURN(const SessionOptions session_options,
+                          ToSessionOptions(flags.cache, flags.rope, model->config()));
+  PHASOR_ASSIGN_OR_RETURN(auto session, Session::Create(*model, session_options));
   if (std::string note = CalibrationNotice(*model, flags.cache.type_k); !note.empty()) {
     fmt::print(stderr, "{}\n", note);
   }
+  if (std::string note = RopeNotice(flags.rope); !note.empty()) fmt::print(stderr, "{}\n", note);
   InterruptFlag::Install();
   const RankOptions options{.per_token = flags.per_token, .cancel = &InterruptFlag::flag()};
   std::optional<Comparison> compared;
@@ -169,6 +174,7 @@ void AddRankCommand(CLI::App& app, int* exit_code) {
       "rank", "which of several texts is likeliest after a context, in one pass over it");
   AddModelFlags(c, &f->model);
   AddCacheFlags(c, &f->cache);
+  AddRopeFlags(c, &f->rope);
   auto* prompt = c->add_option("-p,--prompt", f->context, "context");
   auto* file =
       c->add_option("-f,--file", f->context_file, "read the context from a file, - for stdin");

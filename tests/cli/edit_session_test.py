@@ -116,6 +116,19 @@ class EditSession(support.CliTest):
         self.write("book.phs", data[:200] + bytes([data[200] ^ 1]) + data[201:])
         self.fails("edit", self.session, "-m", QWEN, says=["book.phs"])
 
+    def test_a_session_keeps_the_schedule_it_was_read_with(self):
+        linear = ("--rope-scaling", "linear", "--rope-scale", "2")
+        self.edit("--read", self.text, *linear)
+        said = self.edit("-p", " so", "-n", "8", *linear)["text"]
+        self.assertEqual(self.edit("-e", "erase 5:9", "-e", "truncate 100", *linear)["n_tokens"], 100)
+        self.fails("edit", self.session, "-m", QWEN, says=["RoPE schedule", "linear", "--rope flags"])
+        plain = self.path("plain.phs")
+        self.good("edit", plain, "-m", QWEN, "-c", "2048", "--read", self.text)
+        own = self.good_json("edit", plain, "-m", QWEN, "-c", "2048", "-p", " so", "-n", "8")["text"]
+        self.assertNotEqual(own, said)
+        self.fails("edit", self.session, "-m", QWEN, "--rope-scaling", "linear", "--yarn-beta-fast", "3",
+                   says=["--yarn-beta-fast"])
+
     def test_output_leaves_the_first_session_alone(self):
         n = self.read()["n_tokens"]
         other = self.path("other.phs")

@@ -39,6 +39,11 @@ class Rank(support.CliTest):
         means = [c["per_token"] for c in per_token["candidates"]]
         self.assertEqual(per_token["order"], sorted(range(3), key=lambda i: -means[i]))
 
+    def test_the_schedule_counts(self):
+        plain, nope = self.rank(), self.rank("--rope-scaling", "nope")
+        self.assertNotEqual([c["log_likelihood"] for c in plain["candidates"]],
+                            [c["log_likelihood"] for c in nope["candidates"]])
+
     def test_files_and_tables(self):
         context = self.write("context.txt", CONTEXT)
         lines = self.write("lines.txt", "\n".join(CANDIDATES) + "\n\n")
