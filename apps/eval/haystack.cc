@@ -41,6 +41,21 @@ struct Frame {
   std::string tail;           // between question and answer, special tokens as text
 };
 
+// What is asked after a text, up to the key.
+std::vector<int32_t> QuestionBeforeKey(const Tokenizer& tokenizer, const std::string& tail,
+                                       bool needle) {
+  std::vector<int32_t> ids = tokenizer.Encode(needle ? "\n\nWhat are the special magic numbers?"
+                                                     : "\n\nWhat are the keys and their values?",
+                                              kPlain);
+  const auto frame = tokenizer.Encode(tail, {.add_special = false, .parse_special = true});
+  ids.insert(ids.end(), frame.begin(), frame.end());
+  if (needle) {
+    const auto begin = tokenizer.Encode("The special magic number of", kPlain);
+    ids.insert(ids.end(), begin.begin(), begin.end());
+  }
+  return ids;
+}
+
 // The chat template around "text, question", cut in two; a model without one gets plain text.
 Result<Frame> MakeFrame(const LoadedModel& model, bool chat) {
   const Tokenizer& tokenizer = model.tokenizer();
@@ -77,6 +92,7 @@ struct Recipe {
   bool needle;
   Frame frame;
   std::vector<std::string> words;
+  std::vector<int32_t> question;      // up to the key
   std::vector<int32_t> filler;        // book text; needles only
   std::map<int64_t, int64_t> length;  // tokens before the questions, by depth
 };
@@ -174,18 +190,20 @@ class HaystackMaker {
     return n;
   }
 
+  // Everything up to the key is the same for all questions, so that it is read once per stop. Of
+  // the answer only what follows the first token with a digit is asked for: a space is no
+  // knowledge.
   void Ask(RetrievalCase* c) const {
-    c->question = tokenizer_.Encode(
-        needle_ ? fmt::format("\n\nWhat is the special magic number of {}?", c->key)
-                : fmt::format("\n\nWhat is the value of the key {}?", c->key),
-        kPlain);
-    const auto tail =
-        tokenizer_.Encode(recipe_.frame.tail, {.add_special = false, .parse_special = true});
-    const auto begin = tokenizer_.Encode(
-        needle_ ? fmt::format("The special magic number of {} is", c->key) : c->key + ":", kPlain);
-    c->question.insert(c->question.end(), tail.begin(), tail.end());
-    c->question.insert(c->question.end(), begin.begin(), begin.end());
+    c->question = recipe_.question;
+    const auto key = tokenizer_.Encode(
+        needle_ ? fmt::format(" {} is", c->key) : fmt::format("{}:", c->key), kPlain);
+    c->question.insert(c->question.end(), key.begin(), key.end());
     c->answer = tokenizer_.Encode(" " + c->value, kPlain);
+    const auto digits = std::find_if(c->answer.begin(), c->answer.end(), [&](int32_t id) {
+      return tokenizer_.TokenBytes(id, false).find_first_of("0123456789") != std::string::npos;
+    });
+    c->question.insert(c->question.end(), c->answer.begin(), digits);
+    c->answer.erase(c->answer.begin(), digits);
   }
 
   const Recipe recipe_;
@@ -238,6 +256,7 @@ Result<Recipe> MakeRecipe(const LoadedModel& model, const std::string& text,
                 .needle = task == "needle",
                 .frame = {},
                 .words = Words(text),
+                .question = {},
                 .filler = {},
                 .length = {}};
   int64_t longest = 0;
@@ -246,6 +265,7 @@ Result<Recipe> MakeRecipe(const LoadedModel& model, const std::string& text,
     longest = std::max(longest, recipe.length[depth]);
   }
   PHASOR_ASSIGN_OR_RETURN(recipe.frame, MakeFrame(model, options.chat));
+  recipe.question = QuestionBeforeKey(model.tokenizer(), recipe.frame.tail, recipe.needle);
   if (recipe.words.size() < kFewestWords) {
     return InvalidArgument(fmt::format(
         "retrieve: expected a text with at least {} different lower-case words of 5 to 9 "

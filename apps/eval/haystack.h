@@ -6,9 +6,12 @@
 // "key: value" fill the text, one key is asked for (Liu et al. 2023, arXiv 2307.03172).
 //
 // Reading is dear and asking is cheap, so that one haystack serves all depths: it is read up to a
-// stop, asked about what stands before it, and read on. Stops lie where a page has just been
-// frozen, and a question with its answer is shorter than a page, so going back to the stop loses
-// nothing. Only facts that lie in frozen pages are asked for, never those in the 16-bit window.
+// stop, asked about what stands before it, and read on. A question names its key last, in the
+// answer's beginning ("What are the special magic numbers?", "The special magic number of Oxford
+// is"), so that what stands before the key is read once per stop. Stops lie where a page has just
+// been frozen, and a question with its answer is shorter than a page, so going back to the stop
+// loses nothing. Only facts that lie in frozen pages are asked for, never those in the 16-bit
+// window.
 #pragma once
 
 #include <cstdint>

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/rng.h"
@@ -20,8 +21,16 @@ constexpr double kTail = 0.025;  // on either side of the interval
 
 void AddToken(std::span<const float> logits, int32_t target, RetrievalResult* result) {
   const auto top = std::max_element(logits.begin(), logits.end()) - logits.begin();
-  result->exact = result->exact && top == target;
+  ++result->n_tokens;
+  result->n_right += top == target ? 1 : 0;
   result->logprob += logits[target] - LogSumExp(logits.data(), static_cast<int64_t>(logits.size()));
+}
+
+// Of a question, those that need not be read when `held` stands behind the stop. The last one must:
+// its logits are wanted.
+int64_t SharedTokens(std::span<const int32_t> question, std::span<const int32_t> held) {
+  return std::mismatch(question.begin(), question.end() - 1, held.begin(), held.end()).first -
+         question.begin();
 }
 
 class Reader {
@@ -38,22 +47,23 @@ class Reader {
                   std::move(append));
   }
 
-  // Goes back no further than to where this question differs from the one before.
+  // Goes back no further than to where this question differs from the one before; questions and
+  // answers are read as decode reads them.
   Status Ask(int64_t stop, const RetrievalCase& c, RetrievalResult* result) {
-    const auto held = std::span(session_.tokens()).subspan(static_cast<std::size_t>(stop));
-    const auto differs =
-        std::mismatch(c.question.begin(), c.question.end() - 1, held.begin(), held.end()).first -
-        c.question.begin();
-    PHASOR_RETURN_IF_ERROR(session_.Truncate(stop + differs));
+    result->distance = stop - c.end;
+    const int64_t n_kept = SharedTokens(
+        c.question, std::span(session_.tokens()).subspan(static_cast<std::size_t>(stop)));
+    PHASOR_RETURN_IF_ERROR(session_.Truncate(stop + n_kept));
+    std::vector<int32_t> tokens(c.question.begin() + n_kept, c.question.end());
+    const auto n_question = static_cast<int64_t>(tokens.size());
+    tokens.insert(tokens.end(), c.answer.begin(), c.answer.end() - 1);
     AppendOptions append;
-    append.score_codes = true;  // as decode does
-    PHASOR_RETURN_IF_ERROR(Append(std::span(c.question).subspan(differs), append));
-    AddToken(session_.logits(), c.answer[0], result);
-    if (c.answer.size() == 1) return Status::Ok();
+    append.score_codes = true;
     append.on_logits = [&](int64_t i, std::span<const float> logits) {
-      AddToken(logits, c.answer[static_cast<std::size_t>(i) + 1], result);
+      const int64_t place = i - (n_question - 1);
+      if (place >= 0) AddToken(logits, c.answer[static_cast<std::size_t>(place)], result);
     };
-    return Append({c.answer.data(), c.answer.size() - 1}, append);
+    return Append(tokens, std::move(append));
   }
 
  private:
@@ -72,53 +82,70 @@ class Reader {
   const std::function<void(int64_t)>& on_tokens_;
 };
 
-// About the tokens that one type reads: what questions share is counted again.
+// Tokens that one type reads.
 int64_t CountTokens(const std::vector<Haystack>& haystacks) {
   int64_t n = 0;
   for (const Haystack& h : haystacks) {
     n += static_cast<int64_t>(h.tokens.size());
     for (const HaystackStop& stop : h.stops) {
+      std::span<const int32_t> held;
       for (const RetrievalCase& c : stop.cases) {
         n += static_cast<int64_t>(c.question.size() + c.answer.size()) - 1;
+        n -= SharedTokens(c.question, held);
+        held = c.question;
       }
     }
   }
   return n;
 }
 
+// Counts of all cases together, and the ratio of the sums to those of f16 with its interval.
+void AddRatio(const std::string& name, std::span<const int> counts, std::span<const int> of_f16,
+              Json* j) {
+  const int64_t sum = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  const int64_t f16_sum = std::accumulate(of_f16.begin(), of_f16.end(), int64_t{0});
+  (*j)[name + "_right"] = sum;
+  (*j)["f16_" + name + "_right"] = f16_sum;
+  for (const char* part : {"_ratio", "_ratio_low", "_ratio_high"}) (*j)[name + part] = nullptr;
+  if (f16_sum == 0) return;
+  const Interval interval = BootstrapRatio(counts, of_f16, /*seed=*/1);
+  (*j)[name + "_ratio"] = static_cast<double>(sum) / static_cast<double>(f16_sum);
+  (*j)[name + "_ratio_low"] = interval.low;
+  (*j)[name + "_ratio_high"] = interval.high;
+}
+
 Json Summarize(const std::vector<RetrievalResult>& results,
                const std::vector<RetrievalResult>& base) {
-  int64_t right = 0, base_right = 0, both = 0;
+  std::vector<int> exact, base_exact, tokens, base_tokens;
+  int64_t n_tokens = 0, both = 0;
   double logprob = 0, base_logprob = 0;
   for (std::size_t i = 0; i < results.size(); ++i) {
-    right += results[i].exact ? 1 : 0;
-    base_right += base[i].exact ? 1 : 0;
-    both += results[i].exact && base[i].exact ? 1 : 0;
+    exact.push_back(results[i].exact() ? 1 : 0);
+    base_exact.push_back(base[i].exact() ? 1 : 0);
+    both += exact.back() * base_exact.back();
+    tokens.push_back(results[i].n_right);
+    base_tokens.push_back(base[i].n_right);
+    n_tokens += results[i].n_tokens;
     logprob += results[i].logprob;
     base_logprob += base[i].logprob;
   }
-  const auto n_cases = static_cast<int64_t>(results.size());
-  const auto n = static_cast<double>(n_cases);
-  Json j = {{"cases", n_cases},
-            {"right", right},
-            {"f16_right", base_right},
-            {"exact", static_cast<double>(right) / n},
+  const auto n = static_cast<double>(results.size());
+  Json j = {{"cases", results.size()},
+            {"tokens", n_tokens},
+            {"both_exact", both},
             {"logprob", logprob / n},
-            {"f16_exact", static_cast<double>(base_right) / n},
-            {"f16_logprob", base_logprob / n},
-            {"agreement", nullptr},
-            {"ratio", nullptr},
-            {"ratio_low", nullptr},
-            {"ratio_high", nullptr}};
-  if (base_right > 0) {
-    const Interval interval = BootstrapRatio(both, right - both, base_right - both,
-                                             n_cases - right - base_right + both, /*seed=*/1);
-    j["agreement"] = static_cast<double>(both) / static_cast<double>(base_right);
-    j["ratio"] = static_cast<double>(right) / static_cast<double>(base_right);
-    j["ratio_low"] = interval.low;
-    j["ratio_high"] = interval.high;
-  }
+            {"f16_logprob", base_logprob / n}};
+  AddRatio("exact", exact, base_exact, &j);
+  AddRatio("token", tokens, base_tokens, &j);
   return j;
+}
+
+std::vector<CacheTypes> TypesToRun(const RetrievalOptions& options) {
+  std::vector<CacheTypes> types = {{"f16", "f16"}};
+  for (const CacheTypes& t : options.types) {
+    if (t.k != "f16" || t.v != "f16") types.push_back(t);
+  }
+  return types;
 }
 
 struct TypeRun {
@@ -135,14 +162,9 @@ class TaskRun {
   TaskRun(const RetrievalOptions& options, std::string task,
           const std::function<void(int64_t)>& on_tokens)
       : options_(options), task_(std::move(task)), on_tokens_(on_tokens) {}
-  TaskRun(TaskRun&&) = default;
 
   Status Open(const LoadedModel& model) {
-    std::vector<CacheTypes> types = {{"f16", "f16"}};
-    for (const CacheTypes& t : options_.types) {
-      if (t.k != "f16" || t.v != "f16") types.push_back(t);
-    }
-    for (const CacheTypes& t : types) {
+    for (const CacheTypes& t : TypesToRun(options_)) {
       SessionOptions session = options_.session;
       session.type_k = t.k;
       session.type_v = t.v;
@@ -154,8 +176,10 @@ class TaskRun {
     }
     return Status::Ok();
   }
-
-  int64_t n_types() const { return static_cast<int64_t>(runs_.size()); }
+  // Gives the memory of the caches back; results stay.
+  void Close() {
+    for (TypeRun& run : runs_) run.session.reset();
+  }
 
   Status Ask(const Haystack& haystack, std::size_t stop) {
     const int64_t depth = haystack.stops[stop].depth;
@@ -171,7 +195,7 @@ class TaskRun {
 
   // The rows of every depth that has results, and those of all depths together.
   void AddRows(Json* out) const {
-    std::map<int64_t, std::vector<RetrievalResult>> base = runs_[0].results;
+    const std::map<int64_t, std::vector<RetrievalResult>>& base = runs_[0].results;
     for (const auto& [depth, of_f16] : base) {
       for (const TypeRun& run : runs_) {
         out->push_back(Row(run, depth, n_texts_.at(depth), run.results.at(depth), of_f16));
@@ -202,6 +226,11 @@ class TaskRun {
               {"page_bits_per_element", run.page_bits},
               {"texts", n_texts}};
     j.update(Summarize(results, base));
+    if (depth.is_null()) return j;
+    for (const RetrievalResult& r : results) {
+      j["answers"].push_back(
+          {{"distance", r.distance}, {"right", r.n_right}, {"logprob", r.logprob}});
+    }
     return j;
   }
 
@@ -231,25 +260,19 @@ Status AskAtStop(Session& session, const Haystack& haystack, std::size_t stop,
   return session.Truncate(s.n_tokens);
 }
 
-Interval BootstrapRatio(int64_t both, int64_t type_alone, int64_t f16_alone, int64_t neither,
-                        uint64_t seed) {
-  PHASOR_CHECK(both + f16_alone > 0);
-  const auto n = static_cast<uint64_t>(both + type_alone + f16_alone + neither);
-  const auto end_both = static_cast<uint64_t>(both);
-  const auto end_f16 = end_both + static_cast<uint64_t>(f16_alone);
-  const auto end_type = end_f16 + static_cast<uint64_t>(type_alone);
+Interval BootstrapRatio(std::span<const int> counts, std::span<const int> of_f16, uint64_t seed) {
+  PHASOR_CHECK(counts.size() == of_f16.size());
+  PHASOR_CHECK(std::any_of(of_f16.begin(), of_f16.end(), [](int n) { return n > 0; }));
   Rng rng(seed);
   std::vector<double> ratios;
   while (ratios.size() < kBootstrapSamples) {
-    int64_t right = 0, base_right = 0;
-    for (uint64_t i = 0; i < n; ++i) {
-      const uint64_t drawn = rng.Below(n);
-      base_right += drawn < end_f16 ? 1 : 0;
-      right += drawn < end_both || (drawn >= end_f16 && drawn < end_type) ? 1 : 0;
+    int64_t sum = 0, f16_sum = 0;
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      const std::size_t drawn = rng.Below(counts.size());
+      sum += counts[drawn];
+      f16_sum += of_f16[drawn];
     }
-    if (base_right > 0) {
-      ratios.push_back(static_cast<double>(right) / static_cast<double>(base_right));
-    }
+    if (f16_sum > 0) ratios.push_back(static_cast<double>(sum) / static_cast<double>(f16_sum));
   }
   std::sort(ratios.begin(), ratios.end());
   const auto cut = static_cast<std::size_t>(kTail * kBootstrapSamples);
@@ -270,13 +293,13 @@ Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text
   std::vector<std::vector<Haystack>> of_task;
   for (const std::string& task : options.tasks) {
     PHASOR_ASSIGN_OR_RETURN(auto haystacks, MakeHaystacks(model, text, task, making));
+    total += CountTokens(haystacks) * static_cast<int64_t>(TypesToRun(options).size());
     tasks.emplace_back(options, task, on_tokens);
-    PHASOR_RETURN_IF_ERROR(tasks.back().Open(model));
-    total += CountTokens(haystacks) * tasks.back().n_types();
     of_task.push_back(std::move(haystacks));
   }
   Json out = Json::array();
   for (std::size_t t = 0; t < tasks.size(); ++t) {
+    PHASOR_RETURN_IF_ERROR(tasks[t].Open(model));
     for (const Haystack& h : of_task[t]) {
       for (std::size_t stop = 0; stop < h.stops.size(); ++stop) {
         PHASOR_RETURN_IF_ERROR(tasks[t].Ask(h, stop));
@@ -285,6 +308,7 @@ Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text
         if (options.on_result) options.on_result(out);
       }
     }
+    tasks[t].Close();
   }
   return out;
 }
@@ -298,21 +322,32 @@ std::string RenderRetrievalTable(const Json& results, const std::string& format)
                {"bits", Align::kRight},
                {"texts", Align::kRight},
                {"cases", Align::kRight},
-               {"right", Align::kRight},
+               {"exact", Align::kRight},
+               {"exact / f16", Align::kRight},
+               {"95 %", Align::kLeft},
+               {"tokens", Align::kRight},
+               {"tokens / f16", Align::kRight},
+               {"95 %", Align::kLeft},
                {"log prob", Align::kRight},
-               {"right where f16 is", Align::kRight},
-               {"right / f16", Align::kRight},
-               {"95 %", Align::kLeft}});
+               {"- f16", Align::kRight}});
   for (const Json& r : results) {
-    auto share = [&](const char* key, int digits) {
-      return r[key].is_null() ? std::string("-")
-                              : fmt::format("{:.{}f}", r[key].get<double>(), digits);
+    auto share = [&](const char* right, const char* of) {
+      return fmt::format("{:.3f}", r[right].get<double>() / r[of].get<double>());
     };
-    table.AddRow(
-        {r["task"], r["depth"].is_null() ? "all" : r["depth"].dump(), r["type_k"], r["type_v"],
-         share("page_bits_per_element", 2), r["texts"].dump(), r["cases"].dump(), r["right"].dump(),
-         share("logprob", 4), share("agreement", 4), share("ratio", 4),
-         r["ratio"].is_null() ? "-" : share("ratio_low", 3) + " to " + share("ratio_high", 3)});
+    auto ratio = [&](const char* key) {
+      return r[key].is_null() ? std::string("-") : fmt::format("{:.3f}", r[key].get<double>());
+    };
+    auto interval = [&](const char* low, const char* high) {
+      return r[low].is_null() ? std::string("-") : ratio(low) + " to " + ratio(high);
+    };
+    const double logprob = r["logprob"], f16_logprob = r["f16_logprob"];
+    table.AddRow({r["task"], r["depth"].is_null() ? "all" : r["depth"].dump(), r["type_k"],
+                  r["type_v"], fmt::format("{:.2f}", r["page_bits_per_element"].get<double>()),
+                  r["texts"].dump(), r["cases"].dump(), share("exact_right", "cases"),
+                  ratio("exact_ratio"), interval("exact_ratio_low", "exact_ratio_high"),
+                  share("token_right", "tokens"), ratio("token_ratio"),
+                  interval("token_ratio_low", "token_ratio_high"), fmt::format("{:.3f}", logprob),
+                  fmt::format("{:+.3f}", logprob - f16_logprob)});
   }
   return table.Render(*ParseTableFormat(format));
 }

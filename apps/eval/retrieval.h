@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,12 @@ struct RetrievalOptions {
 };
 
 struct RetrievalResult {
-  bool exact = true;   // every token of the answer is the likeliest
-  double logprob = 0;  // of the whole answer, in nats
+  int64_t distance = 0;  // tokens between the fact and the question
+  int n_tokens = 0;      // of the answer
+  int n_right = 0;       // of them, the likeliest where they stand, behind the right ones before
+  double logprob = 0;    // of the whole answer, in nats
+  // The answer that greedy decoding writes.
+  bool exact() const { return n_right == n_tokens; }
 };
 
 // Reads a haystack on from the stop before to this one and asks its questions: appends one result
@@ -46,18 +51,19 @@ struct Interval {
   double low = 0, high = 0;
 };
 
-// Percentile bootstrap of n_right(type) / n_right(f16) over paired cases, 95 %, 10,000 samples
-// (Efron and Tibshirani 1993, chapter 13). Counts of cases: both right, the type alone, f16 alone,
-// neither. Samples in which f16 has none right are drawn again; f16 must have one in all. Cases are
-// taken for independent, though those of one haystack are not quite.
-Interval BootstrapRatio(int64_t both, int64_t type_alone, int64_t f16_alone, int64_t neither,
-                        uint64_t seed);
+// Percentile bootstrap of sum(counts) / sum(of_f16) over paired cases, 95 %, 10,000 samples (Efron
+// and Tibshirani 1993, chapter 13). counts and of_f16: what a type and f16 have right in each case.
+// Samples in which f16 has none right are drawn again; it must have one in all. Cases are what is
+// drawn, so the interval is about other questions on these texts, not about other texts. A type
+// that differs from f16 in no case gets 1 to 1, however few there are.
+Interval BootstrapRatio(std::span<const int> counts, std::span<const int> of_f16, uint64_t seed);
 
 // One object per task, depth (null: all depths together, if there are several) and cache type, f16
-// first: texts (haystacks), cases, exact (share of right ones), logprob (mean of the answers'),
-// right and f16_right (counts), and against f16: agreement (share right among those that f16 has
-// right), ratio (exact / f16's exact) with ratio_low and ratio_high, its 95 % interval. Null when
-// f16 has none right.
+// first: texts (haystacks), cases, tokens (of their answers), logprob (mean of the answers', in
+// nats), exact_right and token_right (counts of cases and tokens), the same three of f16 with
+// the prefix f16_, and both_exact (cases that f16 and the type answer). exact_ratio and token_ratio
+// are counts over those of f16, with _low and _high their 95 % intervals; null when f16 has none.
+// answers (not where depth is null): distance, right (tokens) and logprob, case by case.
 Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text,
                                const RetrievalOptions& options);
 // format: plain, md or csv.
