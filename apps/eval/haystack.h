@@ -25,9 +25,9 @@ namespace phasor::eval {
 
 struct HaystackOptions {
   std::vector<int64_t> depths = {512, 2048, 4096, 8192};  // tokens of text, question and answer
-  int64_t n_cases = 128;                                  // per depth
-  int64_t n_asked = 64;                                   // of one haystack at one depth, at most
-  int64_t needle_spacing = 256;                           // tokens of text per needle
+  int64_t n_cases = 96;                                   // per depth
+  int64_t n_asked = 96;                                   // of one haystack at one depth, at most
+  int64_t needle_spacing = 64;                            // tokens of text per needle
   int n_sink = SessionOptions().n_sink;                   // those of the sessions that will read
   int n_recent = SessionOptions().n_recent;
   bool chat = true;   // texts and questions inside the chat template, if there is one

@@ -78,5 +78,33 @@ TEST(Haystack, NeedlesStandAtTheSpacingThatIsAskedFor) {
   }
 }
 
+TEST(Haystack, QuestionsDifferFromTheKeyOnAndAnswersAreDigits) {
+  const auto model = GoldenModel();
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  const Tokenizer& tokenizer = (*model)->tokenizer();
+  const HaystackOptions options{.depths = {1500}, .n_cases = 8, .n_asked = 8, .needle_spacing = 64};
+  for (const std::string task : {"needle", "kv"}) {
+    const auto haystacks = MakeHaystacks(**model, PretendedBook(), task, options);
+    ASSERT_TRUE(haystacks.ok()) << haystacks.status().message();
+    const auto& cases = (*haystacks)[0].stops[0].cases;
+    ASSERT_EQ(cases.size(), 8u);
+    std::string before_first_key;
+    for (const RetrievalCase& c : cases) {
+      std::vector<int32_t> all = c.question;
+      all.insert(all.end(), c.answer.begin(), c.answer.end());
+      const std::string end = c.key + (task == "kv" ? ": " : " is ") + c.value;
+      const std::string text = tokenizer.Decode(all, true);
+      ASSERT_TRUE(text.ends_with(end)) << text;
+      const std::string before = text.substr(0, text.size() - end.size());
+      if (before_first_key.empty()) before_first_key = before;
+      EXPECT_EQ(before, before_first_key);
+      EXPECT_EQ(tokenizer.Decode(c.answer, true).find_first_not_of(" 0123456789"),
+                std::string::npos);
+      EXPECT_NE(tokenizer.TokenBytes(c.answer[0], false).find_first_of("0123456789"),
+                std::string::npos);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace phasor::eval
