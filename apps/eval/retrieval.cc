@@ -140,17 +140,35 @@ Json Summarize(const std::vector<RetrievalResult>& results,
   return j;
 }
 
-std::vector<CacheTypes> TypesToRun(const RetrievalOptions& options) {
+// A cache type and the session that reads every haystack with it.
+struct TypeSession {
+  CacheTypes types;
+  std::unique_ptr<Session> session;
+};
+
+// f16 first.
+Result<std::vector<TypeSession>> OpenSessions(const LoadedModel& model,
+                                              const RetrievalOptions& options) {
   std::vector<CacheTypes> types = {{"f16", "f16"}};
   for (const CacheTypes& t : options.types) {
     if (t.k != "f16" || t.v != "f16") types.push_back(t);
   }
-  return types;
+  const auto& depths = options.haystacks.depths;
+  std::vector<TypeSession> sessions;
+  for (const CacheTypes& t : types) {
+    SessionOptions session = options.session;
+    session.type_k = t.k;
+    session.type_v = t.v;
+    session.n_ctx = *std::max_element(depths.begin(), depths.end());
+    TypeSession opened{.types = t, .session = nullptr};
+    PHASOR_ASSIGN_OR_RETURN(opened.session, Session::Create(model, session));
+    sessions.push_back(std::move(opened));
+  }
+  return sessions;
 }
 
 struct TypeRun {
   CacheTypes types;
-  std::unique_ptr<Session> session;
   double page_bits = 0;
   std::map<int64_t, std::vector<RetrievalResult>> results;  // by depth
 };
@@ -158,35 +176,25 @@ struct TypeRun {
 // One task with all cache types, stop by stop.
 class TaskRun {
  public:
-  // `on_tokens` as AskAtStop's.
-  TaskRun(const RetrievalOptions& options, std::string task,
-          const std::function<void(int64_t)>& on_tokens)
-      : options_(options), task_(std::move(task)), on_tokens_(on_tokens) {}
-
-  Status Open(const LoadedModel& model) {
-    for (const CacheTypes& t : TypesToRun(options_)) {
-      SessionOptions session = options_.session;
-      session.type_k = t.k;
-      session.type_v = t.v;
-      session.n_ctx =
-          *std::max_element(options_.haystacks.depths.begin(), options_.haystacks.depths.end());
-      TypeRun run{.types = t, .session = nullptr, .page_bits = 0, .results = {}};
-      PHASOR_ASSIGN_OR_RETURN(run.session, Session::Create(model, session));
-      runs_.push_back(std::move(run));
+  TaskRun(std::string task, std::vector<Haystack> haystacks, std::span<const TypeSession> sessions)
+      : task_(std::move(task)), haystacks_(std::move(haystacks)) {
+    for (const TypeSession& s : sessions) {
+      runs_.push_back({.types = s.types, .page_bits = 0, .results = {}});
     }
-    return Status::Ok();
-  }
-  // Gives the memory of the caches back; results stay.
-  void Close() {
-    for (TypeRun& run : runs_) run.session.reset();
   }
 
-  Status Ask(const Haystack& haystack, std::size_t stop) {
-    const int64_t depth = haystack.stops[stop].depth;
-    for (TypeRun& run : runs_) {
-      PHASOR_RETURN_IF_ERROR(AskAtStop(*run.session, haystack, stop, options_.cancel, on_tokens_,
-                                       &run.results[depth]));
-      run.page_bits = run.session->cache_stats().page_bits_per_element;
+  const std::vector<Haystack>& haystacks() const { return haystacks_; }
+
+  // The first stop of a haystack clears the sessions. `on_tokens` as AskAtStop's.
+  Status Ask(std::size_t haystack, std::size_t stop, std::span<const TypeSession> sessions,
+             const std::atomic<bool>* cancel, const std::function<void(int64_t)>& on_tokens) {
+    const Haystack& h = haystacks_[haystack];
+    const int64_t depth = h.stops[stop].depth;
+    for (std::size_t i = 0; i < runs_.size(); ++i) {
+      Session& session = *sessions[i].session;
+      PHASOR_RETURN_IF_ERROR(
+          AskAtStop(session, h, stop, cancel, on_tokens, &runs_[i].results[depth]));
+      runs_[i].page_bits = session.cache_stats().page_bits_per_element;
     }
     ++n_texts_[depth];
     n_all_texts_ += stop == 0 ? 1 : 0;
@@ -234,9 +242,8 @@ class TaskRun {
     return j;
   }
 
-  const RetrievalOptions& options_;
   std::string task_;
-  const std::function<void(int64_t)>& on_tokens_;
+  std::vector<Haystack> haystacks_;
   std::vector<TypeRun> runs_;           // f16 first
   std::map<int64_t, int64_t> n_texts_;  // by depth
   int64_t n_all_texts_ = 0;
@@ -284,31 +291,32 @@ Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text
   HaystackOptions making = options.haystacks;
   making.n_sink = options.session.n_sink;
   making.n_recent = options.session.n_recent;
+  PHASOR_ASSIGN_OR_RETURN(const auto sessions, OpenSessions(model, options));
+  std::vector<TaskRun> tasks;
+  std::size_t most_haystacks = 0;
   int64_t total = 0, done = 0;
+  for (const std::string& task : options.tasks) {
+    PHASOR_ASSIGN_OR_RETURN(auto haystacks, MakeHaystacks(model, text, task, making));
+    most_haystacks = std::max(most_haystacks, haystacks.size());
+    total += CountTokens(haystacks) * static_cast<int64_t>(sessions.size());
+    tasks.emplace_back(task, std::move(haystacks), sessions);
+  }
   const std::function<void(int64_t)> on_tokens = [&](int64_t n) {
     done += n;
     if (options.on_progress) options.on_progress(std::min(done, total), total);
   };
-  std::vector<TaskRun> tasks;
-  std::vector<std::vector<Haystack>> of_task;
-  for (const std::string& task : options.tasks) {
-    PHASOR_ASSIGN_OR_RETURN(auto haystacks, MakeHaystacks(model, text, task, making));
-    total += CountTokens(haystacks) * static_cast<int64_t>(TypesToRun(options).size());
-    tasks.emplace_back(options, task, on_tokens);
-    of_task.push_back(std::move(haystacks));
-  }
   Json out = Json::array();
-  for (std::size_t t = 0; t < tasks.size(); ++t) {
-    PHASOR_RETURN_IF_ERROR(tasks[t].Open(model));
-    for (const Haystack& h : of_task[t]) {
-      for (std::size_t stop = 0; stop < h.stops.size(); ++stop) {
-        PHASOR_RETURN_IF_ERROR(tasks[t].Ask(h, stop));
+  // The longest texts of all tasks come first, so that a report of half of a run says most.
+  for (std::size_t i = 0; i < most_haystacks; ++i) {
+    for (TaskRun& task : tasks) {
+      if (i >= task.haystacks().size()) continue;
+      for (std::size_t stop = 0; stop < task.haystacks()[i].stops.size(); ++stop) {
+        PHASOR_RETURN_IF_ERROR(task.Ask(i, stop, sessions, options.cancel, on_tokens));
         out = Json::array();
-        for (std::size_t i = 0; i <= t; ++i) tasks[i].AddRows(&out);
+        for (const TaskRun& t : tasks) t.AddRows(&out);
         if (options.on_result) options.on_result(out);
       }
     }
-    tasks[t].Close();
   }
   return out;
 }
