@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -118,7 +119,7 @@ Json Summarize(const std::vector<RetrievalResult>& results,
                const std::vector<RetrievalResult>& base) {
   std::vector<int> exact, base_exact, tokens, base_tokens;
   int64_t n_tokens = 0, both = 0;
-  double logprob = 0, base_logprob = 0;
+  double logprob = 0, base_logprob = 0, square = 0;
   for (std::size_t i = 0; i < results.size(); ++i) {
     exact.push_back(results[i].exact() ? 1 : 0);
     base_exact.push_back(base[i].exact() ? 1 : 0);
@@ -128,13 +129,17 @@ Json Summarize(const std::vector<RetrievalResult>& results,
     n_tokens += results[i].n_tokens;
     logprob += results[i].logprob;
     base_logprob += base[i].logprob;
+    square += (results[i].logprob - base[i].logprob) * (results[i].logprob - base[i].logprob);
   }
   const auto n = static_cast<double>(results.size());
+  const double mean = (logprob - base_logprob) / n;
+  const double variance = n > 1 ? std::max(0.0, (square - n * mean * mean) / (n - 1)) : 0.0;
   Json j = {{"cases", results.size()},
             {"tokens", n_tokens},
             {"both_exact", both},
             {"logprob", logprob / n},
-            {"f16_logprob", base_logprob / n}};
+            {"f16_logprob", base_logprob / n},
+            {"logprob_error", std::sqrt(variance / n)}};
   AddRatio("exact", exact, base_exact, &j);
   AddRatio("token", tokens, base_tokens, &j);
   return j;
@@ -337,7 +342,8 @@ std::string RenderRetrievalTable(const Json& results, const std::string& format)
                {"tokens / f16", Align::kRight},
                {"95 %", Align::kLeft},
                {"log prob", Align::kRight},
-               {"- f16", Align::kRight}});
+               {"- f16", Align::kRight},
+               {"error", Align::kRight}});
   for (const Json& r : results) {
     auto share = [&](const char* right, const char* of) {
       return fmt::format("{:.3f}", r[right].get<double>() / r[of].get<double>());
@@ -355,7 +361,8 @@ std::string RenderRetrievalTable(const Json& results, const std::string& format)
                   ratio("exact_ratio"), interval("exact_ratio_low", "exact_ratio_high"),
                   share("token_right", "tokens"), ratio("token_ratio"),
                   interval("token_ratio_low", "token_ratio_high"), fmt::format("{:.3f}", logprob),
-                  fmt::format("{:+.3f}", logprob - f16_logprob)});
+                  fmt::format("{:+.3f}", logprob - f16_logprob),
+                  fmt::format("{:.3f}", r["logprob_error"].get<double>())});
   }
   return table.Render(*ParseTableFormat(format));
 }

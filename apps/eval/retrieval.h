@@ -61,7 +61,8 @@ Interval BootstrapRatio(std::span<const int> counts, std::span<const int> of_f16
 // One object per task, depth (null: all depths together, if there are several) and cache type, f16
 // first: texts (haystacks), cases, tokens (of their answers), logprob (mean of the answers', in
 // nats), exact_right and token_right (counts of cases and tokens), the same three of f16 with
-// the prefix f16_, and both_exact (cases that f16 and the type answer). exact_ratio and token_ratio
+// the prefix f16_, logprob_error (standard error of the mean difference of logprob to f16's), and
+// both_exact (cases that f16 and the type answer). exact_ratio and token_ratio
 // are counts over those of f16, with _low and _high their 95 % intervals; null when f16 has none.
 // answers (not where depth is null): distance, right (tokens) and logprob, case by case.
 Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text,

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import statistics
 
 import support
 
@@ -133,6 +134,8 @@ class Retrieve(support.CliTest):
             self.assertEqual(q4["f16_logprob"], f16["logprob"])
             self.assertIn(f16["token_ratio"], (1, None))
             self.assertEqual(f16["both_exact"], f16["exact_right"])
+            self.assertEqual(f16["logprob_error"], 0)
+            self.assertGreater(q4["logprob_error"], 0)
             self.assertLessEqual(q4["both_exact"], min(q4["exact_right"], f16["exact_right"]))
             self.assertLess(f16["logprob"], 0)
             self.assertEqual(f16["cases"], 10 if f16["depth"] is None else 5)
@@ -154,6 +157,11 @@ class Retrieve(support.CliTest):
                 self.assertEqual(sum(a["right"] for a in answers), row["token_right"])
                 self.assertAlmostEqual(sum(a["logprob"] for a in answers) / len(answers),
                                        row["logprob"])
+                if row["type_k"] == "q4_0":
+                    changes = [a["logprob"] - b["logprob"]
+                               for a, b in zip(answers, rows[rows.index(row) - 1]["answers"])]
+                    self.assertAlmostEqual(row["logprob_error"],
+                                           statistics.stdev(changes) / len(changes) ** 0.5)
                 # At least the 16-bit window lies between a fact and its question.
                 self.assertTrue(all(128 <= a["distance"] < row["depth"] for a in answers))
 
