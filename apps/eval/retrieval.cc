@@ -3,405 +3,324 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <numeric>
 
+#include "base/check.h"
 #include "base/rng.h"
 #include "base/table.h"
-#include "contracts/kv_codec.h"
 #include "ops/vector_ops.h"
 
 namespace phasor::eval {
 namespace {
 
-// Tokens behind the document: fewer than a page, so that no page freezes while a question is asked.
-constexpr int64_t kQuestionTokens = kPageTokens - 4;
-constexpr int kKeysAsked = 32;            // of one list, at most
-constexpr int64_t kTokensPerNeedle = 64;  // at least, so that most of the text is filler
-constexpr std::size_t kFewestWords = 64;
-constexpr EncodeOptions kPlain{.add_special = false, .parse_special = false};
+constexpr int kBootstrapSamples = 10000;
+constexpr double kTail = 0.025;  // on either side of the interval
 
-// Every lower-case word of 5 to 9 letters, once, sorted: keys and values are drawn from them.
-std::vector<std::string> Words(const std::string& text) {
-  std::set<std::string> words;
-  std::string word;
-  for (const char c : text + " ") {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '\'' || c == '-') {
-      word += c;
-      continue;
-    }
-    const bool plain =
-        std::all_of(word.begin(), word.end(), [](char x) { return x >= 'a' && x <= 'z'; });
-    if (plain && word.size() >= 5 && word.size() <= 9) words.insert(word);
-    word.clear();
-  }
-  return {words.begin(), words.end()};
+void AddToken(std::span<const float> logits, int32_t target, RetrievalResult* result) {
+  const auto top = std::max_element(logits.begin(), logits.end()) - logits.begin();
+  ++result->n_tokens;
+  result->n_right += top == target ? 1 : 0;
+  result->logprob += logits[target] - LogSumExp(logits.data(), static_cast<int64_t>(logits.size()));
 }
 
-struct Frame {
-  std::vector<int32_t> head;  // before the document
-  std::string tail;           // between question and answer, special tokens as text
-};
-
-// The chat template around "document, question", cut in two; a model without one gets plain text.
-Result<Frame> MakeFrame(const LoadedModel& model, bool chat) {
-  const Tokenizer& tokenizer = model.tokenizer();
-  Frame frame;
-  const std::string mark = "DOCUMENT-AND-QUESTION";
-  std::string head;
-  if (chat && model.chat_template() != nullptr) {
-    auto piece = [&](int32_t id) { return id < 0 ? "" : tokenizer.TokenBytes(id, false); };
-    PHASOR_ASSIGN_OR_RETURN(const std::string prompt,
-                            model.chat_template()->Render({.messages = {{"user", mark}},
-                                                           .bos_token = piece(tokenizer.bos_id()),
-                                                           .eos_token = piece(tokenizer.eos_id()),
-                                                           .extra_json = ""}));
-    const std::size_t at = prompt.find(mark);
-    if (at == std::string::npos) {
-      return InvalidArgument("retrieve: expected a chat template that repeats the message");
-    }
-    head = prompt.substr(0, at);
-    frame.tail = prompt.substr(at + mark.size());
-  }
-  frame.head = tokenizer.Encode(head, {.add_special = head.empty(), .parse_special = true});
-  if (head.empty()) {
-    frame.head.clear();
-    if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) frame.head = {tokenizer.bos_id()};
-    frame.tail = "\n";
-  }
-  return frame;
+// Of a question, those that need not be read when `held` stands behind the stop. The last one must:
+// its logits are wanted.
+int64_t SharedTokens(std::span<const int32_t> question, std::span<const int32_t> held) {
+  return std::mismatch(question.begin(), question.end() - 1, held.begin(), held.end()).first -
+         question.begin();
 }
 
-class DocumentMaker {
+class Reader {
  public:
-  DocumentMaker(const Tokenizer& tokenizer, const Frame& frame, std::vector<std::string> words,
-                bool needle, int64_t length, int64_t n_recent)
-      : tokenizer_(tokenizer),
-        frame_(frame),
-        needle_(needle),
-        length_(length),
-        last_fact_end_(length - n_recent),
-        words_(std::move(words)) {}
+  Reader(Session& session, const std::atomic<bool>* cancel,
+         const std::function<void(int64_t)>& on_tokens)
+      : session_(session), cancel_(cancel), on_tokens_(on_tokens) {}
 
-  // `filler`: book text of at least length_ tokens; needles only.
-  RetrievalDocument Make(std::span<const int32_t> filler, int n_cases, Rng& rng) {
-    document_ = {};
-    n_used_ = 0;
-    document_.tokens = frame_.head;
-    Append(needle_ ? "Some special magic numbers are hidden in this text. Remember them.\n\n"
-                   : "Here is a list of keys and their values.\n\n");
-    if (needle_) {
-      Needles(filler, n_cases, rng);
-    } else {
-      Lines(rng);
-    }
-    document_.tokens.resize(static_cast<std::size_t>(length_));
-    Keep(n_cases, rng);
-    for (RetrievalCase& c : document_.cases) Ask(&c);
-    return std::move(document_);
+  Status Read(const Haystack& haystack, const HaystackStop& stop) {
+    const int64_t begin = session_.n_tokens();
+    if (begin == stop.n_tokens) return Status::Ok();
+    AppendOptions append;  // as prefill does
+    return Append({haystack.tokens.data() + begin, haystack.tokens.data() + stop.n_tokens},
+                  std::move(append));
   }
 
- private:
-  void Append(const std::string& text) {
-    const auto ids = tokenizer_.Encode(text, kPlain);
-    document_.tokens.insert(document_.tokens.end(), ids.begin(), ids.end());
-  }
-  int64_t size() const { return static_cast<int64_t>(document_.tokens.size()); }
-
-  // A word that this document has not used yet; all have been used: any word.
-  std::string NewWord(Rng& rng) {
-    if (n_used_ == words_.size()) n_used_ = 0;
-    std::swap(words_[n_used_], words_[n_used_ + rng.Below(words_.size() - n_used_)]);
-    return words_[n_used_++];
-  }
-
-  RetrievalCase NewFact(Rng& rng) {
-    RetrievalCase c;
-    c.key = NewWord(rng);
-    c.value = fmt::format("{}", 100 + rng.Below(900));
-    return c;
-  }
-
-  void Needles(std::span<const int32_t> filler, int n, Rng& rng) {
-    const int64_t first = size(), span = last_fact_end_ - first;
-    std::size_t next = 0;
-    for (int i = 0; i < n; ++i) {
-      // The places are even shares of what is frozen, moved to the next end of a sentence.
-      const int64_t place = first + span * i / n;
-      const int64_t limit = first + span * (i + 1) / n - kTokensPerNeedle / 2;
-      while (size() < place && next < filler.size()) {
-        document_.tokens.push_back(filler[next++]);
-      }
-      while (size() < limit && next < filler.size() && !EndsSentence(document_.tokens.back())) {
-        document_.tokens.push_back(filler[next++]);
-      }
-      AddFact(NewFact(rng));
-    }
-    while (size() < length_ && next < filler.size()) document_.tokens.push_back(filler[next++]);
-  }
-
-  void Lines(Rng& rng) {
-    while (size() < length_) AddFact(NewFact(rng));
-  }
-
-  void AddFact(RetrievalCase c) {
-    Append(needle_ ? fmt::format(" The special magic number of {} is {}.", c.key, c.value)
-                   : fmt::format("{}: {}\n", c.key, c.value));
-    c.end = size();
-    if (c.end <= last_fact_end_) document_.cases.push_back(std::move(c));
-  }
-
-  bool EndsSentence(int32_t id) const {
-    const std::string bytes = tokenizer_.TokenBytes(id, true);
-    return !bytes.empty() && (bytes.back() == '.' || bytes.back() == '\n');
-  }
-
-  // At most n of the cases, chosen at random, in the order of the text.
-  void Keep(int n, Rng& rng) {
-    auto& cases = document_.cases;
-    while (static_cast<int>(cases.size()) > n) {
-      cases.erase(cases.begin() + static_cast<std::ptrdiff_t>(rng.Below(cases.size())));
-    }
-  }
-
-  void Ask(RetrievalCase* c) const {
-    c->question = tokenizer_.Encode(
-        needle_ ? fmt::format("\n\nWhat is the special magic number of {}?", c->key)
-                : fmt::format("\n\nWhat is the value of the key {}?", c->key),
-        kPlain);
-    const auto tail = tokenizer_.Encode(frame_.tail, {.add_special = false, .parse_special = true});
-    const auto begin = tokenizer_.Encode(
-        needle_ ? fmt::format("The special magic number of {} is", c->key) : c->key + ":", kPlain);
-    c->question.insert(c->question.end(), tail.begin(), tail.end());
-    c->question.insert(c->question.end(), begin.begin(), begin.end());
-    c->answer = tokenizer_.Encode(" " + c->value, kPlain);
-  }
-
-  const Tokenizer& tokenizer_;
-  const Frame& frame_;
-  const bool needle_;
-  const int64_t length_, last_fact_end_;
-  RetrievalDocument document_;
-  std::vector<std::string> words_;
-  std::size_t n_used_ = 0;  // the first ones of words_
-};
-
-struct CaseResult {
-  bool exact = true;
-  double logprob = 0;
-  void Add(std::span<const float> logits, int32_t target) {
-    exact = exact && std::max_element(logits.begin(), logits.end()) - logits.begin() == target;
-    logprob += logits[target] - LogSumExp(logits.data(), static_cast<int64_t>(logits.size()));
-  }
-};
-
-class Runner {
- public:
-  Runner(const LoadedModel& model, const RetrievalOptions& options, int64_t total)
-      : model_(model), options_(options), total_(total) {}
-
-  // One result per case, in order. *bits: of frozen pages.
-  Result<std::vector<CaseResult>> Run(const std::vector<RetrievalDocument>& documents,
-                                      const CacheTypes& types, int64_t depth, double* bits) {
-    SessionOptions session_options = options_.session;
-    session_options.type_k = types.k;
-    session_options.type_v = types.v;
-    session_options.n_ctx = depth;
-    PHASOR_ASSIGN_OR_RETURN(auto session, Session::Create(model_, session_options));
-    std::vector<CaseResult> results;
-    for (const RetrievalDocument& d : documents) {
-      session->Clear();
-      PHASOR_RETURN_IF_ERROR(Append(*session, d.tokens, nullptr));
-      *bits = session->cache_stats().page_bits_per_element;
-      for (const RetrievalCase& c : d.cases) {
-        PHASOR_ASSIGN_OR_RETURN(CaseResult r, Case(*session, c));
-        results.push_back(r);
-        PHASOR_RETURN_IF_ERROR(session->Truncate(static_cast<int64_t>(d.tokens.size())));
-      }
-    }
-    return results;
-  }
-
- private:
-  Result<CaseResult> Case(Session& session, const RetrievalCase& c) {
-    CaseResult result;
-    PHASOR_RETURN_IF_ERROR(Append(session, c.question, nullptr));
-    result.Add(session.logits(), c.answer[0]);
-    if (c.answer.size() > 1) {
-      PHASOR_RETURN_IF_ERROR(Append(session, {c.answer.data(), c.answer.size() - 1},
-                                    [&](int64_t i, std::span<const float> logits) {
-                                      result.Add(logits, c.answer[static_cast<std::size_t>(i) + 1]);
-                                    }));
-    }
-    return result;
-  }
-
-  Status Append(Session& session, std::span<const int32_t> tokens,
-                std::function<void(int64_t, std::span<const float>)> on_logits) {
+  // Goes back no further than to where this question differs from the one before; questions and
+  // answers are read as decode reads them.
+  Status Ask(int64_t stop, const RetrievalCase& c, RetrievalResult* result) {
+    result->distance = stop - c.end;
+    const int64_t n_kept = SharedTokens(
+        c.question, std::span(session_.tokens()).subspan(static_cast<std::size_t>(stop)));
+    PHASOR_RETURN_IF_ERROR(session_.Truncate(stop + n_kept));
+    std::vector<int32_t> tokens(c.question.begin() + n_kept, c.question.end());
+    const auto n_question = static_cast<int64_t>(tokens.size());
+    tokens.insert(tokens.end(), c.answer.begin(), c.answer.end() - 1);
     AppendOptions append;
-    append.cancel = options_.cancel;
-    append.on_logits = std::move(on_logits);
-    // Questions and answers as decode sees them, documents as prefill does.
-    append.score_codes = static_cast<int64_t>(tokens.size()) < kPageTokens;
-    append.on_progress = [&](int64_t done, int64_t) {
-      if (options_.on_progress) options_.on_progress(std::min(total_, done_ + done), total_);
+    append.score_codes = true;
+    append.on_logits = [&](int64_t i, std::span<const float> logits) {
+      const int64_t place = i - (n_question - 1);
+      if (place >= 0) AddToken(logits, c.answer[static_cast<std::size_t>(place)], result);
     };
-    PHASOR_RETURN_IF_ERROR(session.Append(tokens, append));
-    done_ += static_cast<int64_t>(tokens.size());
-    return Status::Ok();
+    return Append(tokens, std::move(append));
   }
 
-  const LoadedModel& model_;
-  const RetrievalOptions& options_;
-  const int64_t total_;
-  int64_t done_ = 0;
+ private:
+  Status Append(std::span<const int32_t> tokens, AppendOptions append) {
+    append.cancel = cancel_;
+    int64_t reported = 0;
+    append.on_progress = [&](int64_t done, int64_t) {
+      if (on_tokens_) on_tokens_(done - reported);
+      reported = done;
+    };
+    return session_.Append(tokens, append);
+  }
+
+  Session& session_;
+  const std::atomic<bool>* cancel_;
+  const std::function<void(int64_t)>& on_tokens_;
 };
 
-Json Summarize(const std::vector<CaseResult>& results, const std::vector<CaseResult>& base) {
-  int64_t right = 0, base_right = 0, both = 0;
-  double logprob = 0, base_logprob = 0;
-  for (std::size_t i = 0; i < results.size(); ++i) {
-    right += results[i].exact ? 1 : 0;
-    base_right += base[i].exact ? 1 : 0;
-    both += results[i].exact && base[i].exact ? 1 : 0;
-    logprob += results[i].logprob;
-    base_logprob += base[i].logprob;
-  }
-  const auto n = static_cast<double>(results.size());
-  Json j = {{"cases", results.size()},
-            {"exact", static_cast<double>(right) / n},
-            {"logprob", logprob / n},
-            {"f16_exact", static_cast<double>(base_right) / n},
-            {"f16_logprob", base_logprob / n},
-            {"agreement", nullptr},
-            {"ratio", nullptr}};
-  if (base_right > 0) {
-    j["agreement"] = static_cast<double>(both) / static_cast<double>(base_right);
-    j["ratio"] = static_cast<double>(right) / static_cast<double>(base_right);
-  }
-  return j;
-}
-
-int64_t CountTokens(const std::vector<RetrievalDocument>& documents) {
+// Tokens that one type reads.
+int64_t CountTokens(const std::vector<Haystack>& haystacks) {
   int64_t n = 0;
-  for (const RetrievalDocument& d : documents) {
-    n += static_cast<int64_t>(d.tokens.size());
-    for (const RetrievalCase& c : d.cases) {
-      n += static_cast<int64_t>(c.question.size() + c.answer.size()) - 1;
+  for (const Haystack& h : haystacks) {
+    n += static_cast<int64_t>(h.tokens.size());
+    for (const HaystackStop& stop : h.stops) {
+      std::span<const int32_t> held;
+      for (const RetrievalCase& c : stop.cases) {
+        n += static_cast<int64_t>(c.question.size() + c.answer.size()) - 1;
+        n -= SharedTokens(c.question, held);
+        held = c.question;
+      }
     }
   }
   return n;
 }
 
-Status CheckDocument(const RetrievalDocument& d, int64_t depth) {
-  if (d.cases.empty()) {
-    return InvalidArgument(fmt::format(
-        "retrieve: expected a depth that holds a fact outside of the window, found {}", depth));
-  }
-  for (const RetrievalCase& c : d.cases) {
-    const auto n = static_cast<int64_t>(c.question.size() + c.answer.size());
-    if (n <= kQuestionTokens) continue;
-    return InvalidArgument(
-        fmt::format("retrieve: expected a question and answer of at most {} tokens, found {}: the "
-                    "chat template or vocabulary does not suit",
-                    kQuestionTokens, n));
-  }
-  return Status::Ok();
+// Counts of all cases together, and the ratio of the sums to those of f16 with its interval.
+void AddRatio(const std::string& name, std::span<const int> counts, std::span<const int> of_f16,
+              Json* j) {
+  const int64_t sum = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  const int64_t f16_sum = std::accumulate(of_f16.begin(), of_f16.end(), int64_t{0});
+  (*j)[name + "_right"] = sum;
+  (*j)["f16_" + name + "_right"] = f16_sum;
+  for (const char* part : {"_ratio", "_ratio_low", "_ratio_high"}) (*j)[name + part] = nullptr;
+  if (f16_sum == 0) return;
+  const Interval interval = BootstrapRatio(counts, of_f16, /*seed=*/1);
+  (*j)[name + "_ratio"] = static_cast<double>(sum) / static_cast<double>(f16_sum);
+  (*j)[name + "_ratio_low"] = interval.low;
+  (*j)[name + "_ratio_high"] = interval.high;
 }
 
-}  // namespace
-
-Result<std::vector<RetrievalDocument>> MakeRetrievalDocuments(const LoadedModel& model,
-                                                              const std::string& text,
-                                                              const std::string& task,
-                                                              int64_t depth,
-                                                              const RetrievalOptions& options) {
-  if (task != "needle" && task != "kv") {
-    return InvalidArgument("retrieve: expected task needle or kv, found \"" + task + "\"");
+Json Summarize(const std::vector<RetrievalResult>& results,
+               const std::vector<RetrievalResult>& base) {
+  std::vector<int> exact, base_exact, tokens, base_tokens;
+  int64_t n_tokens = 0, both = 0;
+  double logprob = 0, base_logprob = 0, square = 0;
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    exact.push_back(results[i].exact() ? 1 : 0);
+    base_exact.push_back(base[i].exact() ? 1 : 0);
+    both += exact.back() * base_exact.back();
+    tokens.push_back(results[i].n_right);
+    base_tokens.push_back(base[i].n_right);
+    n_tokens += results[i].n_tokens;
+    logprob += results[i].logprob;
+    base_logprob += base[i].logprob;
+    square += (results[i].logprob - base[i].logprob) * (results[i].logprob - base[i].logprob);
   }
-  const int64_t fixed = options.session.n_sink + options.session.n_recent;
-  const int64_t n_pages = (depth - kQuestionTokens - fixed) / kPageTokens;
-  if (depth - kQuestionTokens - fixed < kPageTokens) {
-    return InvalidArgument(fmt::format(
-        "retrieve: expected a depth of at least {} tokens (sink, 16-bit window, one page and the "
-        "question), found {}",
-        fixed + kPageTokens + kQuestionTokens, depth));
-  }
-  // Just behind a freeze: the window holds n_recent tokens.
-  const int64_t length = fixed + n_pages * kPageTokens;
-  const bool needle = task == "needle";
-  PHASOR_ASSIGN_OR_RETURN(const Frame frame, MakeFrame(model, options.chat));
-  std::vector<std::string> words = Words(text);
-  if (words.size() < kFewestWords) {
-    return InvalidArgument(fmt::format(
-        "retrieve: expected a text with at least {} different lower-case words of 5 to 9 "
-        "letters, found {}",
-        kFewestWords, words.size()));
-  }
-  std::vector<int32_t> filler;
-  if (needle) filler = model.tokenizer().Encode(text, kPlain);
-  if (needle && static_cast<int64_t>(filler.size()) < length) {
-    return InvalidArgument(fmt::format("retrieve: expected a text of at least {} tokens, found {}",
-                                       length, filler.size()));
-  }
-  const int64_t frozen = n_pages * kPageTokens;
-  const auto per_document = static_cast<int>(std::min<int64_t>(
-      needle ? options.n_needles : kKeysAsked, std::max<int64_t>(1, frozen / kTokensPerNeedle)));
-  DocumentMaker maker(model.tokenizer(), frame, std::move(words), needle, length,
-                      options.session.n_recent);
-  Rng rng(options.seed * 1000003 + static_cast<uint64_t>(depth) * 2 + (needle ? 0 : 1));
-  std::vector<RetrievalDocument> documents;
-  for (int64_t left = options.n_cases; left > 0;) {
-    std::span<const int32_t> stretch;
-    if (needle) {
-      const auto begin = rng.Below(filler.size() - static_cast<std::size_t>(length) + 1);
-      stretch = std::span(filler).subspan(begin, static_cast<std::size_t>(length));
-    }
-    documents.push_back(
-        maker.Make(stretch, static_cast<int>(std::min<int64_t>(left, per_document)), rng));
-    const RetrievalDocument& d = documents.back();
-    PHASOR_RETURN_IF_ERROR(CheckDocument(d, depth));
-    left -= static_cast<int64_t>(d.cases.size());
-  }
-  return documents;
+  const auto n = static_cast<double>(results.size());
+  const double mean = (logprob - base_logprob) / n;
+  const double variance = n > 1 ? std::max(0.0, (square - n * mean * mean) / (n - 1)) : 0.0;
+  Json j = {{"cases", results.size()},
+            {"tokens", n_tokens},
+            {"both_exact", both},
+            {"logprob", logprob / n},
+            {"f16_logprob", base_logprob / n},
+            {"logprob_error", std::sqrt(variance / n)}};
+  AddRatio("exact", exact, base_exact, &j);
+  AddRatio("token", tokens, base_tokens, &j);
+  return j;
 }
 
-Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text,
-                               const RetrievalOptions& options) {
+// A cache type and the session that reads every haystack with it.
+struct TypeSession {
+  CacheTypes types;
+  std::unique_ptr<Session> session;
+};
+
+// f16 first.
+Result<std::vector<TypeSession>> OpenSessions(const LoadedModel& model,
+                                              const RetrievalOptions& options) {
   std::vector<CacheTypes> types = {{"f16", "f16"}};
   for (const CacheTypes& t : options.types) {
     if (t.k != "f16" || t.v != "f16") types.push_back(t);
   }
-  struct Part {
-    std::string task;
-    int64_t depth;
-    std::vector<RetrievalDocument> documents;
-  };
-  std::vector<Part> parts;
-  int64_t total = 0;
-  for (const std::string& task : options.tasks) {
-    for (const int64_t depth : options.depths) {
-      PHASOR_ASSIGN_OR_RETURN(auto documents,
-                              MakeRetrievalDocuments(model, text, task, depth, options));
-      total += CountTokens(documents) * static_cast<int64_t>(types.size());
-      parts.push_back({task, depth, std::move(documents)});
+  const auto& depths = options.haystacks.depths;
+  std::vector<TypeSession> sessions;
+  for (const CacheTypes& t : types) {
+    SessionOptions session = options.session;
+    session.type_k = t.k;
+    session.type_v = t.v;
+    session.n_ctx = *std::max_element(depths.begin(), depths.end());
+    TypeSession opened{.types = t, .session = nullptr};
+    PHASOR_ASSIGN_OR_RETURN(opened.session, Session::Create(model, session));
+    sessions.push_back(std::move(opened));
+  }
+  return sessions;
+}
+
+struct TypeRun {
+  CacheTypes types;
+  double page_bits = 0;
+  std::map<int64_t, std::vector<RetrievalResult>> results;  // by depth
+};
+
+// One task with all cache types, stop by stop.
+class TaskRun {
+ public:
+  TaskRun(std::string task, std::vector<Haystack> haystacks, std::span<const TypeSession> sessions)
+      : task_(std::move(task)), haystacks_(std::move(haystacks)) {
+    for (const TypeSession& s : sessions) {
+      runs_.push_back({.types = s.types, .page_bits = 0, .results = {}});
     }
   }
-  Runner runner(model, options, total);
+
+  const std::vector<Haystack>& haystacks() const { return haystacks_; }
+
+  // The first stop of a haystack clears the sessions. `on_tokens` as AskAtStop's.
+  Status Ask(std::size_t haystack, std::size_t stop, std::span<const TypeSession> sessions,
+             const std::atomic<bool>* cancel, const std::function<void(int64_t)>& on_tokens) {
+    const Haystack& h = haystacks_[haystack];
+    const int64_t depth = h.stops[stop].depth;
+    for (std::size_t i = 0; i < runs_.size(); ++i) {
+      Session& session = *sessions[i].session;
+      PHASOR_RETURN_IF_ERROR(
+          AskAtStop(session, h, stop, cancel, on_tokens, &runs_[i].results[depth]));
+      runs_[i].page_bits = session.cache_stats().page_bits_per_element;
+    }
+    ++n_texts_[depth];
+    n_all_texts_ += stop == 0 ? 1 : 0;
+    return Status::Ok();
+  }
+
+  // The rows of every depth that has results, and those of all depths together.
+  void AddRows(Json* out) const {
+    const std::map<int64_t, std::vector<RetrievalResult>>& base = runs_[0].results;
+    for (const auto& [depth, of_f16] : base) {
+      for (const TypeRun& run : runs_) {
+        out->push_back(Row(run, depth, n_texts_.at(depth), run.results.at(depth), of_f16));
+      }
+    }
+    if (base.size() < 2) return;
+    for (const TypeRun& run : runs_) {
+      out->push_back(Row(run, nullptr, n_all_texts_, Together(run), Together(runs_[0])));
+    }
+  }
+
+ private:
+  static std::vector<RetrievalResult> Together(const TypeRun& run) {
+    std::vector<RetrievalResult> all;
+    for (const auto& [depth, results] : run.results) {
+      all.insert(all.end(), results.begin(), results.end());
+    }
+    return all;
+  }
+
+  Json Row(const TypeRun& run, const Json& depth, int64_t n_texts,
+           const std::vector<RetrievalResult>& results,
+           const std::vector<RetrievalResult>& base) const {
+    Json j = {{"task", task_},
+              {"depth", depth},
+              {"type_k", run.types.k},
+              {"type_v", run.types.v},
+              {"page_bits_per_element", run.page_bits},
+              {"texts", n_texts}};
+    j.update(Summarize(results, base));
+    if (depth.is_null()) return j;
+    for (const RetrievalResult& r : results) {
+      j["answers"].push_back(
+          {{"distance", r.distance}, {"right", r.n_right}, {"logprob", r.logprob}});
+    }
+    return j;
+  }
+
+  std::string task_;
+  std::vector<Haystack> haystacks_;
+  std::vector<TypeRun> runs_;           // f16 first
+  std::map<int64_t, int64_t> n_texts_;  // by depth
+  int64_t n_all_texts_ = 0;
+};
+
+}  // namespace
+
+Status AskAtStop(Session& session, const Haystack& haystack, std::size_t stop,
+                 const std::atomic<bool>* cancel,
+                 const std::function<void(int64_t n_tokens)>& on_tokens,
+                 std::vector<RetrievalResult>* results) {
+  const HaystackStop& s = haystack.stops[stop];
+  if (stop == 0) session.Clear();
+  Reader reader(session, cancel, on_tokens);
+  PHASOR_RETURN_IF_ERROR(reader.Read(haystack, s));
+  for (const RetrievalCase& c : s.cases) {
+    RetrievalResult result;
+    PHASOR_RETURN_IF_ERROR(reader.Ask(s.n_tokens, c, &result));
+    results->push_back(result);
+  }
+  return session.Truncate(s.n_tokens);
+}
+
+Interval BootstrapRatio(std::span<const int> counts, std::span<const int> of_f16, uint64_t seed) {
+  PHASOR_CHECK(counts.size() == of_f16.size());
+  PHASOR_CHECK(std::any_of(of_f16.begin(), of_f16.end(), [](int n) { return n > 0; }));
+  Rng rng(seed);
+  std::vector<double> ratios;
+  while (ratios.size() < kBootstrapSamples) {
+    int64_t sum = 0, f16_sum = 0;
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      const std::size_t drawn = rng.Below(counts.size());
+      sum += counts[drawn];
+      f16_sum += of_f16[drawn];
+    }
+    if (f16_sum > 0) ratios.push_back(static_cast<double>(sum) / static_cast<double>(f16_sum));
+  }
+  std::sort(ratios.begin(), ratios.end());
+  const auto cut = static_cast<std::size_t>(kTail * kBootstrapSamples);
+  return {ratios[cut], ratios[ratios.size() - 1 - cut]};
+}
+
+Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text,
+                               const RetrievalOptions& options) {
+  HaystackOptions making = options.haystacks;
+  making.n_sink = options.session.n_sink;
+  making.n_recent = options.session.n_recent;
+  PHASOR_ASSIGN_OR_RETURN(const auto sessions, OpenSessions(model, options));
+  std::vector<TaskRun> tasks;
+  std::size_t most_haystacks = 0;
+  int64_t total = 0, done = 0;
+  for (const std::string& task : options.tasks) {
+    PHASOR_ASSIGN_OR_RETURN(auto haystacks, MakeHaystacks(model, text, task, making));
+    most_haystacks = std::max(most_haystacks, haystacks.size());
+    total += CountTokens(haystacks) * static_cast<int64_t>(sessions.size());
+    tasks.emplace_back(task, std::move(haystacks), sessions);
+  }
+  const std::function<void(int64_t)> on_tokens = [&](int64_t n) {
+    done += n;
+    if (options.on_progress) options.on_progress(std::min(done, total), total);
+  };
   Json out = Json::array();
-  for (const Part& part : parts) {
-    std::vector<CaseResult> base;
-    for (const CacheTypes& t : types) {
-      double bits = 0;
-      PHASOR_ASSIGN_OR_RETURN(const auto results, runner.Run(part.documents, t, part.depth, &bits));
-      if (base.empty()) base = results;
-      Json j = {{"task", part.task},
-                {"depth", part.depth},
-                {"type_k", t.k},
-                {"type_v", t.v},
-                {"page_bits_per_element", bits}};
-      j.update(Summarize(results, base));
-      out.push_back(std::move(j));
+  // The longest texts of all tasks come first, so that a report of half of a run says most.
+  for (std::size_t i = 0; i < most_haystacks; ++i) {
+    for (TaskRun& task : tasks) {
+      if (i >= task.haystacks().size()) continue;
+      for (std::size_t stop = 0; stop < task.haystacks()[i].stops.size(); ++stop) {
+        PHASOR_RETURN_IF_ERROR(task.Ask(i, stop, sessions, options.cancel, on_tokens));
+        out = Json::array();
+        for (const TaskRun& t : tasks) t.AddRows(&out);
+        if (options.on_result) options.on_result(out);
+      }
     }
   }
   return out;
@@ -414,19 +333,36 @@ std::string RenderRetrievalTable(const Json& results, const std::string& format)
                {"-ctk", Align::kLeft},
                {"-ctv", Align::kLeft},
                {"bits", Align::kRight},
+               {"texts", Align::kRight},
                {"cases", Align::kRight},
                {"exact", Align::kRight},
+               {"exact / f16", Align::kRight},
+               {"95 %", Align::kLeft},
+               {"tokens", Align::kRight},
+               {"tokens / f16", Align::kRight},
+               {"95 %", Align::kLeft},
                {"log prob", Align::kRight},
-               {"right where f16 is", Align::kRight},
-               {"exact / f16", Align::kRight}});
+               {"- f16", Align::kRight},
+               {"error", Align::kRight}});
   for (const Json& r : results) {
-    auto share = [&](const char* key) {
-      return r[key].is_null() ? std::string("-") : fmt::format("{:.4f}", r[key].get<double>());
+    auto share = [&](const char* right, const char* of) {
+      return fmt::format("{:.3f}", r[right].get<double>() / r[of].get<double>());
     };
-    table.AddRow({r["task"], r["depth"].dump(), r["type_k"], r["type_v"],
-                  fmt::format("{:.2f}", r["page_bits_per_element"].get<double>()),
-                  r["cases"].dump(), share("exact"), share("logprob"), share("agreement"),
-                  share("ratio")});
+    auto ratio = [&](const char* key) {
+      return r[key].is_null() ? std::string("-") : fmt::format("{:.3f}", r[key].get<double>());
+    };
+    auto interval = [&](const char* low, const char* high) {
+      return r[low].is_null() ? std::string("-") : ratio(low) + " to " + ratio(high);
+    };
+    const double logprob = r["logprob"], f16_logprob = r["f16_logprob"];
+    table.AddRow({r["task"], r["depth"].is_null() ? "all" : r["depth"].dump(), r["type_k"],
+                  r["type_v"], fmt::format("{:.2f}", r["page_bits_per_element"].get<double>()),
+                  r["texts"].dump(), r["cases"].dump(), share("exact_right", "cases"),
+                  ratio("exact_ratio"), interval("exact_ratio_low", "exact_ratio_high"),
+                  share("token_right", "tokens"), ratio("token_ratio"),
+                  interval("token_ratio_low", "token_ratio_high"), fmt::format("{:.3f}", logprob),
+                  fmt::format("{:+.3f}", logprob - f16_logprob),
+                  fmt::format("{:.3f}", r["logprob_error"].get<double>())});
   }
   return table.Render(*ParseTableFormat(format));
 }

@@ -1,65 +1,70 @@
-// Retrieval at depth: facts hidden in a long text, asked for one at a time, per cache type.
+// Retrieval at depth: how often each cache type finds a fact that an f16 cache finds.
 //
-// Two tasks. "needle": sentences with a number ("The special magic number of Oxford is 739.")
-// stand at even distances in a book text; one is asked for (after Kamradt 2023, "needle in a
-// haystack", and the multi-key form of RULER, Hsieh et al. 2024, arXiv 2404.06654). "kv": lines
-// "key: value" fill the text, one key is asked for (Liu et al. 2023, arXiv 2307.03172).
-//
-// A document is read once and then asked about many facts: between questions the session goes back
-// to the document's end. Documents end where a page has just been frozen and a question with its
-// answer is shorter than a page, so going back loses nothing. Only facts that lie in frozen pages
-// are asked for, never those in the 16-bit window.
+// All cache types get the same questions on the same haystacks (haystack.h), so that their results
+// are compared pair by pair.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/engine.h"
+#include "eval/haystack.h"
 #include "eval/kld.h"
 #include "phasor/status.h"
 
 namespace phasor::eval {
 
 struct RetrievalOptions {
+  HaystackOptions haystacks;       // n_sink and n_recent are those of the session
   SessionOptions session;          // n_sink, n_recent, n_batch
   std::vector<CacheTypes> types;   // compared with f16, which is always run
   std::vector<std::string> tasks;  // "needle", "kv"
-  std::vector<int64_t> depths;     // tokens of document, question and answer
-  int64_t n_cases = 128;           // per task and depth
-  int n_needles = 8;               // hidden in one document, at most
-  bool chat = true;   // documents and questions inside the chat template, if there is one
-  uint64_t seed = 1;  // of keys, numbers and what is asked
   std::function<void(int64_t, int64_t)> on_progress;  // done and total tokens read
+  // Gets the result so far whenever all types have answered the questions of one stop.
+  std::function<void(const Json&)> on_result;
   const std::atomic<bool>* cancel = nullptr;
 };
 
-struct RetrievalCase {
-  std::string key, value;                 // what is asked, and the answer as text
-  int64_t end = 0;                        // index in the document behind the fact's last token
-  std::vector<int32_t> question, answer;  // question: up to the place where the answer begins
+struct RetrievalResult {
+  int64_t distance = 0;  // tokens between the fact and the question
+  int n_tokens = 0;      // of the answer
+  int n_right = 0;       // of them, the likeliest where they stand, behind the right ones before
+  double logprob = 0;    // of the whole answer, in nats
+  // The answer that greedy decoding writes.
+  bool exact() const { return n_right == n_tokens; }
 };
 
-struct RetrievalDocument {
-  std::vector<int32_t> tokens;
-  std::vector<RetrievalCase> cases;
+// Reads a haystack on from the stop before to this one and asks its questions: appends one result
+// per case. The session is left at the stop; for the first stop it is cleared before. on_tokens may
+// be empty. kOutOfRange: a context shorter than haystack and questions.
+Status AskAtStop(Session& session, const Haystack& haystack, std::size_t stop,
+                 const std::atomic<bool>* cancel,
+                 const std::function<void(int64_t n_tokens)>& on_tokens,
+                 std::vector<RetrievalResult>* results);
+
+struct Interval {
+  double low = 0, high = 0;
 };
 
-// Documents with n_cases cases in all. kInvalidArgument: an unknown task, a depth too small for
-// sink, window and one page, a text too short for the depth.
-Result<std::vector<RetrievalDocument>> MakeRetrievalDocuments(const LoadedModel& model,
-                                                              const std::string& text,
-                                                              const std::string& task,
-                                                              int64_t depth,
-                                                              const RetrievalOptions& options);
+// Percentile bootstrap of sum(counts) / sum(of_f16) over paired cases, 95 %, 10,000 samples (Efron
+// and Tibshirani 1993, chapter 13). counts and of_f16: what a type and f16 have right in each case.
+// Samples in which f16 has none right are drawn again; it must have one in all. Cases are what is
+// drawn, so the interval is about other questions on these texts, not about other texts. A type
+// that differs from f16 in no case gets 1 to 1, however few there are.
+Interval BootstrapRatio(std::span<const int> counts, std::span<const int> of_f16, uint64_t seed);
 
-// One object per task, depth and cache type, f16 first: cases, exact (share of cases in which every
-// token of the answer is the likeliest), logprob (mean of the whole answer's, in nats), and
-// against f16: agreement (share right among those that f16 has right; null when it has none) and
-// ratio (exact / f16's exact; likewise).
+// One object per task, depth (null: all depths together, if there are several) and cache type, f16
+// first: texts (haystacks), cases, tokens (of their answers), logprob (mean of the answers', in
+// nats), exact_right and token_right (counts of cases and tokens), the same three of f16 with
+// the prefix f16_, logprob_error (standard error of the mean difference of logprob to f16's), and
+// both_exact (cases that f16 and the type answer). exact_ratio and token_ratio
+// are counts over those of f16, with _low and _high their 95 % intervals; null when f16 has none.
+// answers (not where depth is null): distance, right (tokens) and logprob, case by case.
 Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text,
                                const RetrievalOptions& options);
 // format: plain, md or csv.

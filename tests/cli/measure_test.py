@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import statistics
 
 import support
 
@@ -126,17 +127,56 @@ class Retrieve(support.CliTest):
     def test_every_task_depth_and_type_has_a_row_and_f16_agrees_with_itself(self):
         rows = self.retrieve("--types", "q8_0:q8_0,q4_0:q4_0")["results"]
         self.assertEqual([(r["task"], r["depth"], r["type_k"]) for r in rows],
-                         [(task, depth, k) for task in ("needle", "kv") for depth in (512, 1024)
-                          for k in ("f16", "q8_0", "q4_0")])
+                         [(task, depth, k) for task in ("needle", "kv")
+                          for depth in (512, 1024, None) for k in ("f16", "q8_0", "q4_0")])
         for f16, q8, q4 in zip(rows[::3], rows[1::3], rows[2::3]):
             self.assertEqual(f16["logprob"], f16["f16_logprob"])
             self.assertEqual(q4["f16_logprob"], f16["logprob"])
-            self.assertIn(f16["agreement"], (1, None))
+            self.assertIn(f16["token_ratio"], (1, None))
+            self.assertEqual(f16["both_exact"], f16["exact_right"])
+            self.assertEqual(f16["logprob_error"], 0)
+            self.assertGreater(q4["logprob_error"], 0)
+            self.assertLessEqual(q4["both_exact"], min(q4["exact_right"], f16["exact_right"]))
             self.assertLess(f16["logprob"], 0)
-            self.assertEqual(f16["cases"], 5)
+            self.assertEqual(f16["cases"], 10 if f16["depth"] is None else 5)
+            self.assertEqual(f16["tokens"], q4["tokens"])
+            self.assertLessEqual(3 * f16["exact_right"], f16["token_right"])
             # Facts lie in pages, so that their codes matter, and few bits matter more.
             self.assertGreater(abs(q4["logprob"] - f16["logprob"]), 0)
             self.assertNotEqual(q4["logprob"], q8["logprob"])
+
+    def test_rows_of_all_depths_are_sums_of_those_of_each_and_rows_hold_their_answers(self):
+        rows = self.retrieve("--task", "kv", "--types", "q4_0:q4_0")["results"]
+        for one, two, both in zip(rows[0:2], rows[2:4], rows[4:6]):
+            for field in ("cases", "tokens", "token_right", "exact_right", "both_exact"):
+                self.assertEqual(both[field], one[field] + two[field])
+            self.assertNotIn("answers", both)
+            for row in (one, two):
+                answers = row["answers"]
+                self.assertEqual(len(answers), row["cases"])
+                self.assertEqual(sum(a["right"] for a in answers), row["token_right"])
+                self.assertAlmostEqual(sum(a["logprob"] for a in answers) / len(answers),
+                                       row["logprob"])
+                if row["type_k"] == "q4_0":
+                    changes = [a["logprob"] - b["logprob"]
+                               for a, b in zip(answers, rows[rows.index(row) - 1]["answers"])]
+                    self.assertAlmostEqual(row["logprob_error"],
+                                           statistics.stdev(changes) / len(changes) ** 0.5)
+                # At least the 16-bit window lies between a fact and its question.
+                self.assertTrue(all(128 <= a["distance"] < row["depth"] for a in answers))
+
+    def test_the_saved_report_is_the_printed_one(self):
+        path = self.path("report.json")
+        report = self.retrieve("--task", "kv", "--types", "q4_0:q4_0", "--save", path)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(json.load(file), report)
+
+    def test_one_text_is_asked_as_often_as_is_said(self):
+        once, thrice = (self.retrieve("--task", "kv", "--types", "f16:f16", "--asked", n)["results"]
+                        for n in (5, 2))
+        self.assertEqual([r["texts"] for r in once], [1, 1, 1])
+        self.assertEqual([r["texts"] for r in thrice], [3, 3, 3])
+        self.assertEqual([r["cases"] for r in once], [r["cases"] for r in thrice])
 
     def test_the_seed_decides_what_is_asked(self):
         flags = ("--task", "kv", "--types", "f16:f16")
@@ -149,6 +189,9 @@ class Retrieve(support.CliTest):
         self.fails("eval", "retrieve", MODEL, book, "--depths", "300", "-ctk", "f16", says=("depth", "384", "300"))
         self.fails("eval", "retrieve", MODEL, book, "--task", "magic", code=2, says="magic")
         self.fails("eval", "retrieve", MODEL, book, "-c", "512", code=2, says="--depths")
+        self.fails("eval", "retrieve", MODEL, book, "--needle-spacing", "63", code=2, says="63")
+        self.fails("eval", "retrieve", MODEL, book, "-ctk", "f16", "--depths", "100000",
+                   says="text of at least")
         self.fails("eval", "retrieve", MODEL, book, "--types", "f17:f16", says="f17")
         self.fails("eval", "retrieve", MODEL, self.text_file(50), "-ctk", "f16", says="words")
 
