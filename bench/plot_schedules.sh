@@ -41,8 +41,9 @@ set grid ytics lc rgb "#dddddd"
 set key outside right noenhanced
 set xtics noenhanced
 set arrow from trained, graph 0 to trained, graph 1 nohead lc rgb "#888888" dt 2
-plot for [i=0:blocks-1] data index i using 1:3:xtic(2) with linespoints lw 2 pt 7 ps 0.6 \
-     title columnheader(1)
+# Eight colours; from the ninth schedule on they come again, dashed and with squares.
+plot for [i=0:blocks-1] data index i using 1:3:xtic(2) with linespoints lt i%8+1 lw 2 ps 0.6 \
+     dt 1+i/8 pt 7-2*(i/8) title columnheader(1)
 PLOT
 blocks=$(grep -c '^"' "$work/data")
 gnuplot -e "blocks=$blocks; trained=$trained; data='$work/data'; output='$work/plot.svg'" \
