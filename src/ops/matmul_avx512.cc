@@ -12,11 +12,11 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include <immintrin.h>
 
 #include <cstring>
 
 #include "ops/matmul_kernels.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 PHASOR_BEGIN_AVX512

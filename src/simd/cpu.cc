@@ -23,15 +23,21 @@ constexpr const char* kExpected = "expected auto, scalar, avx2, avx512, neon or 
 CpuLevel Detect() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+#if !defined(PHASOR_EMULATE_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
     return CpuLevel::kAvx512;
   }
+#endif
   unsigned a, b, c, d;
   bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) {
+#if defined(PHASOR_EMULATE_AVX512)
+    return CpuLevel::kAvx512;
+#else
     return CpuLevel::kAvx2;
+#endif
   }
 #elif defined(__aarch64__)
   return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0 ? CpuLevel::kNeonDot : CpuLevel::kNeon;
