@@ -11,5 +11,5 @@ target_include_directories(phasor_flags SYSTEM INTERFACE ${PHASOR_SIMDE_INCLUDE}
 target_compile_definitions(phasor_flags INTERFACE PHASOR_EMULATE_AVX512)
 # Vectors of 64 bytes are passed in memory where AVX-512 is not switched on. Nothing here is called
 # with them from code that was compiled otherwise.
-file(GLOB_RECURSE PHASOR_AVX512_SOURCES CONFIGURE_DEPENDS src/*avx512*.cc apps/bench/*.cc)
+file(GLOB_RECURSE PHASOR_AVX512_SOURCES CONFIGURE_DEPENDS src/*avx512*.cc src/*amx*.cc apps/bench/*.cc)
 set_source_files_properties(${PHASOR_AVX512_SOURCES} PROPERTIES COMPILE_OPTIONS -Wno-psabi)
