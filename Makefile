@@ -1,7 +1,7 @@
 # Two commands do everything on a bare Debian 12: `make run` and `make test`.
 # Every target is a thin call of a script in scripts/, so that each step can be run by hand.
-.PHONY: run build test setup setup-test setup-dev model texts tables debug asan tsan fuzz neon \
-        setup-neon format tidy check install clean help
+.PHONY: run build test setup setup-test setup-dev model texts tables debug asan tsan fuzz neon avx512 \
+        setup-neon setup-avx512 format tidy check install clean help
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
@@ -57,6 +57,12 @@ setup-neon:
 neon: setup-neon  ## cross-compile for 64-bit ARM and run the tests of its CPU levels under qemu (minutes)
 	@scripts/neon.sh
 
+setup-avx512:
+	@scripts/setup.sh avx512
+
+avx512: setup-avx512  ## run the tests of CPU levels with AVX-512 emulated, on a CPU with AVX2 (minutes)
+	@scripts/avx512.sh
+
 format: setup-test  ## rewrite all sources with the pinned clang-format
 	@scripts/check_format.sh --fix
 
@@ -76,4 +82,4 @@ clean:  ## remove the build folder (the model in the cache folder stays)
 	@rm -rf build
 
 help:  ## list these targets
-	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## /\1\t/' | expand -t 12

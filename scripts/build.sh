@@ -1,19 +1,22 @@
 #!/bin/bash
-# Configures when needed and builds: scripts/build.sh run|release|debug|asan|tsan|fuzz|neon
+# Configures when needed and builds:
+# scripts/build.sh run|release|debug|asan|tsan|fuzz|neon|avx512-emulated
 #
 # `run` and `release` share the folder build/release: `run` builds only the program, `release` the
 # tests as well. Tests, once switched on in that folder, stay on, so that going back and forth
-# recompiles nothing and configures nothing. `neon` takes the targets to build as further arguments.
+# recompiles nothing and configures nothing. `neon` and `avx512-emulated` take the targets to build
+# as further arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 preset=${1:-}
 case "$preset" in
   run) folder=build/release; targets=(--target phasor_cli) ;;
-  neon) folder=build/neon; targets=(--target "${@:2}") ;;
+  neon | avx512-emulated) folder=build/$preset; targets=(--target "${@:2}") ;;
   release | debug | asan | tsan | fuzz) folder=build/$preset; targets=() ;;
   *)
-    echo "build: expected run, release, debug, asan, tsan, fuzz or neon, found '$preset'" >&2
+    echo "build: expected run, release, debug, asan, tsan, fuzz, neon or avx512-emulated, found" \
+      "'$preset'" >&2
     exit 2
     ;;
 esac

@@ -17,7 +17,7 @@ FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 PATH_TOPS = ("include/", "src/", "apps/", "tests/", "scripts/", "cmake/", "docs/", "bench/",
              "fuzz/", "share/", "reproduce/", ".ci/")
 PATH_CHARS = re.compile(r"^[\w./*{},-]+$")
-MAKE = re.compile(r"(?:^|[`$&;]\s*)make ([a-z][a-z-]*)", re.MULTILINE)
+MAKE = re.compile(r"(?:^|[`$&;]\s*)make ([a-z][a-z0-9-]*)", re.MULTILINE)
 
 
 def list_documents(root):
@@ -53,7 +53,7 @@ def paths_in(text):
 
 def make_targets(root):
     with open(os.path.join(root, "Makefile"), encoding="utf-8") as file:
-        return set(re.findall(r"^([a-z][a-z-]*):", file.read(), re.MULTILINE))
+        return set(re.findall(r"^([a-z][a-z0-9-]*):", file.read(), re.MULTILINE))
 
 
 def check(root, document, targets):

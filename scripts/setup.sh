@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs the Debian packages that are missing: scripts/setup.sh build|test|dev|neon
+# Installs the Debian packages that are missing: scripts/setup.sh build|test|dev|neon|avx512
 #
 # A call that has nothing to do costs one dpkg-query. Set PHASOR_NO_INSTALL=1 to be told what is
 # missing and have nothing installed.
@@ -12,14 +12,17 @@ test_packages=(libgtest-dev clang clang-format-14 libclang-rt-14-dev)
 dev_packages=(clang-tidy-14)
 # Building for 64-bit ARM and running that here; libraries: scripts/neon_libraries.sh.
 neon_packages=(g++-aarch64-linux-gnu qemu-user)
+# Plain implementations of AVX-512 (headers alone), for tests on a CPU without it.
+avx512_packages=(libsimde-dev libgtest-dev)
 
 case "${1:-}" in
   build) wanted=("${build_packages[@]}") ;;
   test) wanted=("${build_packages[@]}" "${test_packages[@]}") ;;
   dev) wanted=("${build_packages[@]}" "${test_packages[@]}" "${dev_packages[@]}") ;;
   neon) wanted=("${build_packages[@]}" "${neon_packages[@]}") ;;
+  avx512) wanted=("${build_packages[@]}" "${avx512_packages[@]}") ;;
   *)
-    echo "setup: expected build, test, dev or neon, found '${1:-}'" >&2
+    echo "setup: expected build, test, dev, neon or avx512, found '${1:-}'" >&2
     exit 2
     ;;
 esac

@@ -5,7 +5,7 @@
 #include "simd/target.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "simd/avx512.h"
 #define PHASOR_MEMORY_X86 1
 #endif
 

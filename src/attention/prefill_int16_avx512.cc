@@ -8,12 +8,12 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include <immintrin.h>
 
 #include <algorithm>
 #include <limits>
 
 #include "base/check.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 namespace phasor {

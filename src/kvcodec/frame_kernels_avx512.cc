@@ -1,13 +1,13 @@
 // Frame codecs with AVX-512: codes become bytes by shifts and masks and meet the 8-bit query in
 // vpdpbusd, 16 tokens times 4 channels at a time.
 #if defined(__x86_64__)
-#include <immintrin.h>
 
 #include <cmath>
 #include <cstring>
 
 #include "kvcodec/frame_kernels.h"
 #include "kvcodec/page_avx512-inl.h"
+#include "simd/avx512.h"
 #include "simd/dot_bytes_avx512.h"
 
 PHASOR_BEGIN_AVX512

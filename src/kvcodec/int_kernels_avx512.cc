@@ -8,8 +8,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include <immintrin.h>
 
+#include "simd/avx512.h"
 #include "simd/dot_bytes_avx512.h"
 #include "simd/target.h"
 

@@ -1,9 +1,9 @@
 // Kernels of the per-channel integer codecs for AVX-512: lanes are tokens.
 #if defined(__x86_64__)
-#include <immintrin.h>
 
 #include "kvcodec/kchannel.h"
 #include "kvcodec/page_avx512-inl.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 namespace phasor {

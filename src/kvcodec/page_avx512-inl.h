@@ -2,13 +2,12 @@
 // the turn from rows of a page to columns with tokens in lanes. Include only from kernel files.
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 
 #include "base/aligned.h"
 #include "kvcodec/packed_field.h"
 #include "kvcodec/polar_grid.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 // GCC 12 takes the deliberately undefined register inside its own intrinsics for a mistake

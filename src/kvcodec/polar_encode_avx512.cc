@@ -1,9 +1,9 @@
 // Polar encoding for AVX-512: lanes are tokens.
 #if defined(__x86_64__)
-#include <immintrin.h>
 
 #include "kvcodec/page_avx512-inl.h"
 #include "kvcodec/polar_kernels.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 PHASOR_BEGIN_AVX512

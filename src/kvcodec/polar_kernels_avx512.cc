@@ -1,12 +1,12 @@
 // Polar scores and decoding for AVX-512: lanes are tokens, tables are registers of 16 floats.
 #if defined(__x86_64__)
-#include <immintrin.h>
 
 #include <algorithm>
 #include <array>
 
 #include "kvcodec/page_avx512-inl.h"
 #include "kvcodec/polar_kernels.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 namespace phasor {

@@ -9,8 +9,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include <immintrin.h>
 
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 PHASOR_BEGIN_AVX512

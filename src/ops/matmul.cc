@@ -22,6 +22,14 @@ const MatMulKernels& MatMulKernelsFor(CpuLevel level) {
   return ScalarMatMulKernels();
 }
 
+const MatMulKernels& ActiveMatMulKernels() {
+  const CpuLevel level = ActiveCpuLevel();
+#if defined(__x86_64__)
+  if (level == CpuLevel::kAvx512 && AmxEnabled()) return AmxMatMulKernels();
+#endif
+  return MatMulKernelsFor(level);
+}
+
 namespace {
 
 // Panels [begin, end) that are left of one thread's share, in one word: begin in the lower half.
@@ -221,7 +229,7 @@ void TakePieces(Share* shares, int n_threads, int thread, int64_t piece, F&& run
 void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int n_tokens,
             MatMulScratch& scratch, ThreadPool& pool) {
   if (jobs.empty() || n_tokens <= 0) return;
-  const MatMulKernels& kernels = MatMulKernelsFor(ActiveCpuLevel());
+  const MatMulKernels& kernels = ActiveMatMulKernels();
   Call call{kernels, Groups(n_tokens, kernels.max_tokens), jobs[0].w->n_cols(), nullptr, nullptr};
   int64_t n_panels = 0, size_bytes = 0;
   bool any_integer = false, any_float = false;

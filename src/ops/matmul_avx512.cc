@@ -12,11 +12,12 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include <immintrin.h>
 
 #include <cstring>
 
+#include "ops/matmul_avx512-inl.h"
 #include "ops/matmul_kernels.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 PHASOR_BEGIN_AVX512
@@ -41,97 +42,6 @@ PHASOR_INLINE void PrefetchBlock(const std::byte* w, int block_bytes) {
       _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes + i, _MM_HINT_T1);
     }
   }
-}
-
-PHASOR_INLINE __m512i LoadVector(const std::byte* p) { return _mm512_loadu_si512(p); }
-
-PHASOR_INLINE __m512 LoadHalves(const std::byte* p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-
-PHASOR_INLINE __m512 LoadBytes(const std::byte* p) {
-  return _mm512_cvtepi32_ps(
-      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-}
-
-PHASOR_INLINE __m512i BroadcastInt(const std::byte* p) {
-  int32_t value;
-  std::memcpy(&value, p, sizeof(value));
-  return _mm512_set1_epi32(value);
-}
-
-PHASOR_INLINE __m512 BroadcastFloat(const std::byte* p) {
-  float value;
-  std::memcpy(&value, p, sizeof(value));
-  return _mm512_set1_ps(value);
-}
-
-// a | (b & mask)
-PHASOR_INLINE __m512i OrMasked(__m512i a, __m512i b, __m512i mask) {
-  return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
-}
-
-template <int kBits>
-PHASOR_INLINE void LoadCodes(const std::byte* p, __m512i (&c)[8]) {
-  if constexpr (kBits == 8) {
-    PHASOR_UNROLL
-    for (int v = 0; v < 8; ++v) c[v] = LoadVector(p + v * kCodeVectorBytes);
-    return;
-  }
-  const __m512i nibble = _mm512_set1_epi8(15);
-  PHASOR_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    __m512i pair = LoadVector(p + i * kCodeVectorBytes);
-    c[2 * i] = _mm512_and_si512(pair, nibble);
-    c[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi32(pair, 4), nibble);
-  }
-  if constexpr (kBits == 5) {
-    const __m512i fifth = _mm512_set1_epi8(16);
-    const __m512i plane = LoadVector(p + 4 * kCodeVectorBytes);
-    PHASOR_UNROLL
-    for (int v = 0; v < 8; ++v) {
-      // Bits that cross into a neighbouring byte fall outside the mask.
-      __m512i bits = v < 4 ? _mm512_slli_epi32(plane, v < 4 ? 4 - v : 0)
-                           : _mm512_srli_epi32(plane, v < 4 ? 0 : v - 4);
-      c[v] = OrMasked(c[v], bits, fifth);
-    }
-  }
-  if constexpr (kBits == 6) {
-    const __m512i upper = _mm512_set1_epi8(0x30);
-    PHASOR_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const __m512i plane = LoadVector(p + (4 + i) * kCodeVectorBytes);
-      c[4 * i] = OrMasked(c[4 * i], _mm512_slli_epi32(plane, 4), upper);
-      c[4 * i + 1] = OrMasked(c[4 * i + 1], _mm512_slli_epi32(plane, 2), upper);
-      c[4 * i + 2] = OrMasked(c[4 * i + 2], plane, upper);
-      c[4 * i + 3] = OrMasked(c[4 * i + 3], _mm512_srli_epi32(plane, 2), upper);
-    }
-  }
-}
-
-// Scale of a block, and where the form has one its offset or the scale of its second half.
-template <int kBits, ScaleForm kForm>
-PHASOR_INLINE void LoadScales(const std::byte* block, __m512 super_scale, __m512 super_offset,
-                              __m512* scale, __m512* second) {
-  const std::byte* scales = block + PanelLayout{kBits, kForm}.code_bytes();
-  if constexpr (kForm == ScaleForm::kSymmetric) {
-    *scale = LoadHalves(scales);
-  } else if constexpr (kForm == ScaleForm::kAffine) {
-    *scale = LoadHalves(scales);
-    *second = LoadHalves(scales + 32);
-  } else {
-    *scale = _mm512_mul_ps(super_scale, LoadBytes(scales));
-    *second = _mm512_mul_ps(super_offset, LoadBytes(scales + 16));
-  }
-}
-
-// Factors of the next eight blocks; for kSuperHalves the second is the same as the first.
-template <ScaleForm kForm>
-PHASOR_INLINE void LoadSuper(const std::byte* header, __m512* super_scale, __m512* super_offset) {
-  *super_scale = LoadHalves(header);
-  *super_offset = kForm == ScaleForm::kSuperAffine
-                      ? _mm512_sub_ps(_mm512_setzero_ps(), LoadHalves(header + 32))
-                      : *super_scale;
 }
 
 // Integer sums of code vectors [kBegin, kEnd) for tokens [0, kCount) of a run, added to acc. Tokens
@@ -197,20 +107,6 @@ PHASOR_INLINE void AddBlock(const __m512i (&c)[8], __m512 scale, __m512 second, 
   }
 }
 
-template <int kTokens>
-PHASOR_INLINE void WriteSums(const PanelTask& task, const __m512 (&sums)[kTokens]) {
-  const __mmask16 rows = static_cast<__mmask16>((1u << task.n_rows) - 1);
-  const __m512 bias =
-      task.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, task.bias);
-  PHASOR_UNROLL
-  for (int t = 0; t < kTokens; ++t) {
-    float* y = task.y + t * task.ldy;
-    __m512 value = _mm512_add_ps(sums[t], bias);
-    if (task.accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), value);
-    _mm512_mask_storeu_ps(y, rows, value);
-  }
-}
-
 template <int kBits, ScaleForm kForm, int kTokens>
 void PackedKernel(const PanelTask& task) {
   constexpr PanelLayout kLayout = {kBits, kForm};
@@ -235,61 +131,6 @@ void PackedKernel(const PanelTask& task) {
     AddBlock<kForm, kZeroShift>(c, scale, second, x, y);
     w += kLayout.block_bytes();
     x += kTokens * kActivationBytes;
-  }
-  WriteSums(task, y);
-}
-
-template <DType kType>
-PHASOR_INLINE __m512 LoadWeights(const std::byte* p) {
-  if constexpr (kType == DType::kF32) {
-    return _mm512_loadu_ps(p);
-  } else if constexpr (kType == DType::kF16) {
-    return LoadHalves(p);
-  } else {
-    __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-  }
-}
-
-// Few tokens need several sums each, or the latency of a multiply-add would set the pace.
-constexpr int ChainsPerToken(int n_tokens) { return n_tokens == 1 ? 8 : n_tokens <= 4 ? 2 : 1; }
-
-template <DType kType, int kTokens>
-void FloatKernel(const PanelTask& task) {
-  constexpr int kChains = ChainsPerToken(kTokens);
-  constexpr int kStride = kType == DType::kF32 ? 64 : 32;
-  __m512 y[kTokens], chains[kChains][kTokens];
-  PHASOR_UNROLL
-  for (int i = 0; i < kChains * kTokens; ++i) {
-    chains[i / kTokens][i % kTokens] = _mm512_setzero_ps();
-  }
-  const std::byte *w = task.w, *x = task.x;
-  int64_t k = 0;
-  for (; k + kChains <= task.n; k += kChains) {
-    PHASOR_UNROLL
-    for (int i = 0; i < kChains; ++i) {
-      const __m512 weights = LoadWeights<kType>(w + i * kStride);
-      PHASOR_UNROLL
-      for (int t = 0; t < kTokens; ++t) {
-        chains[i][t] =
-            _mm512_fmadd_ps(weights, BroadcastFloat(x + 4 * (i * kTokens + t)), chains[i][t]);
-      }
-    }
-    w += kChains * kStride;
-    x += 4 * kChains * kTokens;
-  }
-  for (; k < task.n; ++k, w += kStride, x += 4 * kTokens) {
-    const __m512 weights = LoadWeights<kType>(w);
-    PHASOR_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
-      chains[0][t] = _mm512_fmadd_ps(weights, BroadcastFloat(x + 4 * t), chains[0][t]);
-    }
-  }
-  PHASOR_UNROLL
-  for (int t = 0; t < kTokens; ++t) {
-    y[t] = chains[0][t];
-    PHASOR_UNROLL
-    for (int i = 1; i < kChains; ++i) y[t] = _mm512_add_ps(y[t], chains[i][t]);
   }
   WriteSums(task, y);
 }

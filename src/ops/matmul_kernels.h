@@ -54,12 +54,15 @@ const MatMulKernels& ScalarMatMulKernels();
 #if defined(__x86_64__)
 const MatMulKernels& Avx2MatMulKernels();
 const MatMulKernels& Avx512MatMulKernels();
+const MatMulKernels& AmxMatMulKernels();
 #elif defined(__aarch64__)
 const MatMulKernels& NeonMatMulKernels();
 const MatMulKernels& NeonDotMatMulKernels();
 #endif
-// Those of a level this CPU can run.
+// Those of a level this CPU can run, without tile registers.
 const MatMulKernels& MatMulKernelsFor(CpuLevel level);
+// Those of the level in force, with tile registers where they are switched on (simd/cpu.h).
+const MatMulKernels& ActiveMatMulKernels();
 
 // c = (accumulate ? c : 0) + a * b; arguments as GemmF32 (ops/matmul.h).
 struct GemmArgs {

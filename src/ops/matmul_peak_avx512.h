@@ -2,11 +2,11 @@
 #pragma once
 
 #if defined(__x86_64__)
-#include <immintrin.h>
 
 #include <cstdint>
 
 #include "ops/matmul_kernels.h"  // PHASOR_UNROLL
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 PHASOR_BEGIN_AVX512
@@ -23,7 +23,11 @@ inline int64_t RunDotProductPeak(int64_t rounds) {
     PHASOR_UNROLL
     for (int j = 0; j < 16; ++j) {
       sums[j] = _mm512_dpbusd_epi32(sums[j], codes, activations);
+#if defined(PHASOR_EMULATE_AVX512)
+      asm("" : "+m"(sums[j]));
+#else
       asm("" : "+v"(sums[j]));  // or sixteen equal sums would become one
+#endif
     }
   }
   PHASOR_UNROLL

@@ -83,11 +83,30 @@ PackedMatrix MustPack(const WeightCodecInfo& codec, const std::vector<std::byte>
   return packed.ok() ? std::move(*packed) : PackedMatrix();
 }
 
-// Runs each test at every level this CPU has and restores the level afterwards.
-class MatMulTest : public ::testing::TestWithParam<CpuLevel> {
+// A set of kernels: those of a level, with or without tile registers.
+struct KernelSet {
+  CpuLevel level;
+  bool amx = false;
+
+  void Use() const {
+    ASSERT_TRUE(SetCpuLevel(level).ok());
+    ASSERT_TRUE(EnableAmx(amx).ok());
+  }
+  std::string name() const { return CpuLevelName(level) + std::string(amx ? "_amx" : ""); }
+};
+
+std::vector<KernelSet> KernelSets() {
+  std::vector<KernelSet> sets;
+  for (CpuLevel level : AvailableCpuLevels()) sets.push_back({level});
+  if (HasAmx()) sets.push_back({CpuLevel::kAvx512, true});
+  return sets;
+}
+
+// Runs each test with every set this CPU has and restores level and tiles afterwards.
+class MatMulTest : public ::testing::TestWithParam<KernelSet> {
  protected:
-  void SetUp() override { ASSERT_TRUE(SetCpuLevel(GetParam()).ok()); }
-  void TearDown() override { ASSERT_TRUE(SetCpuLevel(DetectedCpuLevel()).ok()); }
+  void SetUp() override { GetParam().Use(); }
+  void TearDown() override { KernelSet{DetectedCpuLevel()}.Use(); }
   MatMulScratch scratch_;
 };
 
@@ -98,7 +117,8 @@ struct Shape {
 
 // Row counts beside multiples of 16, one to many blocks, every grouping of tokens.
 constexpr Shape kShapes[] = {{1, 256, 1},  {16, 256, 2},  {17, 512, 3},  {40, 768, 7},
-                             {33, 256, 4}, {70, 512, 16}, {31, 768, 33}, {48, 512, 21}};
+                             {33, 256, 4}, {70, 512, 16}, {31, 768, 33}, {48, 512, 21},
+                             {5, 256, 13}, {18, 512, 29}};
 
 void ExpectMatches(const std::vector<ReferenceSum>& expected, const std::vector<float>& y,
                    int64_t n_terms, const std::string& label) {
@@ -328,8 +348,8 @@ TEST_P(MatMulTest, ZeroBlocksCountAsZeroAndNonFiniteActivationsShow) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Levels, MatMulTest, ::testing::ValuesIn(AvailableCpuLevels()),
-                         [](const auto& info) { return std::string(CpuLevelName(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Levels, MatMulTest, ::testing::ValuesIn(KernelSets()),
+                         [](const auto& info) { return info.param.name(); });
 
 TEST(MatMul, EveryLevelQuantizesActivationsToTheSameBits) {
   Rng rng(7);
@@ -361,8 +381,8 @@ TEST(MatMul, LevelsAgreeBitForBitOnOneBlockOfASymmetricFormat) {
     PackedMatrix w = MustPack(codec, data, 64, 32, MatMulPrecision::kInt8, pool);
     auto x = RandomFloats(9 * 32, rng);
     std::vector<std::vector<float>> y;
-    for (CpuLevel level : AvailableCpuLevels()) {
-      ASSERT_TRUE(SetCpuLevel(level).ok());
+    for (const KernelSet& set : KernelSets()) {
+      set.Use();
       MatMulScratch scratch;
       for (int n_tokens : {1, 9}) {
         std::vector<float> out(9 * 64, 0.0f);
@@ -374,7 +394,7 @@ TEST(MatMul, LevelsAgreeBitForBitOnOneBlockOfASymmetricFormat) {
     }
     for (const auto& other : y) EXPECT_EQ(other, y[0]) << codec.id;
   }
-  ASSERT_TRUE(SetCpuLevel(DetectedCpuLevel()).ok());
+  KernelSet{DetectedCpuLevel()}.Use();
 }
 
 TEST(MatMul, PackedWeightsTakeAboutTheRoomOfTheFile) {

@@ -1,9 +1,9 @@
 // The exponentials of a softmax with AVX-512: half the steps of the portable ones, because scalef
 // multiplies by a power of two and lets everything small underflow to 0.
 #if defined(__x86_64__)
-#include <immintrin.h>
 
 #include "ops/softmax_kernels.h"
+#include "simd/avx512.h"
 #include "simd/target.h"
 
 #if defined(__GNUC__) && !defined(__clang__)

@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -23,15 +25,21 @@ constexpr const char* kExpected = "expected auto, scalar, avx2, avx512, neon or 
 CpuLevel Detect() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+#if !defined(PHASOR_EMULATE_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
     return CpuLevel::kAvx512;
   }
+#endif
   unsigned a, b, c, d;
   bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) {
+#if defined(PHASOR_EMULATE_AVX512)
+    return CpuLevel::kAvx512;
+#else
     return CpuLevel::kAvx2;
+#endif
   }
 #elif defined(__aarch64__)
   return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0 ? CpuLevel::kNeonDot : CpuLevel::kNeon;
@@ -120,6 +128,56 @@ std::vector<CpuLevel> AvailableCpuLevels() {
     if (CanRun(level)) levels.push_back(level);
   }
   return levels;
+}
+
+namespace {
+
+bool DetectAmx() {
+#if defined(PHASOR_EMULATE_AVX512)
+  return DetectedCpuLevel() == CpuLevel::kAvx512;
+#elif defined(__x86_64__) && defined(__linux__)
+  if (DetectedCpuLevel() != CpuLevel::kAvx512) return false;
+  unsigned a, b, c, d;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  if ((d & kTile) == 0 || (d & kInt8) == 0) return false;
+  // State components 17 (configuration) and 18 (tiles): kept by the kernel, then granted by it.
+  // OSXSAVE needs no look, it came with AVX-512.
+  unsigned low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kStates = 3u << 17;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return (low & kStates) == kStates &&
+         ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+// -1: not chosen yet.
+std::atomic<int> g_amx{-1};
+
+}  // namespace
+
+bool HasAmx() {
+  static const bool has = DetectAmx();
+  return has;
+}
+
+bool AmxEnabled() {
+  int on = g_amx.load(std::memory_order_relaxed);
+  if (on < 0) {
+    const char* wish = std::getenv("PHASOR_AMX");
+    on = wish != nullptr && std::string_view(wish) == "1" && HasAmx() ? 1 : 0;
+    g_amx.store(on, std::memory_order_relaxed);
+  }
+  return on != 0;
+}
+
+Status EnableAmx(bool on) {
+  if (on && !HasAmx()) return Unsupported("amx: this CPU or its kernel does not offer AMX-INT8");
+  g_amx.store(on ? 1 : 0, std::memory_order_relaxed);
+  return Status::Ok();
 }
 
 Status SetCpuLevel(CpuLevel level) {

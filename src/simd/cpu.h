@@ -34,4 +34,14 @@ std::vector<CpuLevel> AvailableCpuLevels();
 Status SetCpuLevel(CpuLevel level);
 Status SetCpuLevel(std::string_view name);  // also takes "auto"
 
+// Tile registers with products of int8 (AMX-TILE, AMX-INT8: Sapphire Rapids and later), which
+// products with packed weights can use at level kAvx512. Off until asked for, by EnableAmx or with
+// PHASOR_AMX=1 in the environment, because no CPU that has them was at hand to measure them on.
+//
+// HasAmx: the CPU has them and Linux lets this process use them; the first call asks it to.
+bool HasAmx();
+bool AmxEnabled();
+// Fails when asked to switch on what HasAmx says is not there.
+Status EnableAmx(bool on);
+
 }  // namespace phasor

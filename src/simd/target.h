@@ -4,7 +4,8 @@
 //   PHASOR_BEGIN_AVX512
 //   namespace { void Kernel(...) { ... _mm512_... } }
 //   PHASOR_END_TARGET
-// Both compilers accept the form; `<immintrin.h>` must be included before the region.
+// Both compilers accept the form; `<immintrin.h>` (for AVX-512 "simd/avx512.h") must be included
+// before the region.
 #pragma once
 
 #define PHASOR_PRAGMA_(x) _Pragma(#x)
@@ -27,9 +28,19 @@
 #endif
 
 #define PHASOR_BEGIN_AVX2 PHASOR_BEGIN_TARGET_("avx2,fma,f16c,bmi2")
+#if defined(PHASOR_EMULATE_AVX512)
+// What stands for AVX-512 (simd/avx512_emulation.h) runs on any CPU with AVX2.
+#define PHASOR_BEGIN_AVX512 PHASOR_BEGIN_AVX2
+#define PHASOR_BEGIN_AMX PHASOR_BEGIN_AVX2
+#else
 #define PHASOR_BEGIN_AVX512 \
   PHASOR_BEGIN_TARGET_(     \
       "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+// avx512f brings avx2 with it.
+#define PHASOR_BEGIN_AMX \
+  PHASOR_BEGIN_TARGET_(  \
+      "fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,amx-tile,amx-int8")
+#endif
 #define PHASOR_BEGIN_AVX512_BF16 \
   PHASOR_BEGIN_TARGET_(          \
       "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")
