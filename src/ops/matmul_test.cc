@@ -13,6 +13,7 @@
 #include "ops/matmul_reference.h"
 #include "registry/weight_codec_table.h"
 #include "simd/cpu.h"
+#include "simd/cpu_test_util.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -98,7 +99,7 @@ struct KernelSet {
 std::vector<KernelSet> KernelSets() {
   std::vector<KernelSet> sets;
   for (CpuLevel level : AvailableCpuLevels()) sets.push_back({level});
-  if (HasAmx()) sets.push_back({CpuLevel::kAvx512, true});
+  if (TestAmx()) sets.push_back({CpuLevel::kAvx512, true});
   return sets;
 }
 

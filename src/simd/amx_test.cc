@@ -1,5 +1,5 @@
-// Tile instructions against plain loops: the emulation where the build emulates, the instructions
-// where the CPU has them.
+// Tile instructions against plain loops: the emulation where the build emulates, else the
+// instructions of a CPU that has them, with PHASOR_AMX=1.
 #if defined(__x86_64__)
 #include "simd/amx.h"
 
@@ -9,6 +9,7 @@
 
 #include "base/rng.h"
 #include "simd/cpu.h"
+#include "simd/cpu_test_util.h"
 #include "simd/target.h"
 
 namespace phasor {
@@ -55,7 +56,7 @@ namespace phasor {
 namespace {
 
 TEST(Amx, ProductsOfTilesAreThoseOfLoops) {
-  if (!HasAmx()) GTEST_SKIP() << "this CPU has no AMX, and the build does not emulate it";
+  if (!TestAmx()) GTEST_SKIP() << "needs an emulating build, or PHASOR_AMX=1 on a CPU with AMX";
   Rng rng(25);
   for (int round = 0; round < 200; ++round) {
     const TileShape shape = {1 + static_cast<int>(rng.Below(16)),
