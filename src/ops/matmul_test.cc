@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -94,6 +95,7 @@ struct KernelSet {
     ASSERT_TRUE(EnableAmx(amx).ok());
   }
   std::string name() const { return CpuLevelName(level) + std::string(amx ? "_amx" : ""); }
+  friend void PrintTo(const KernelSet& set, std::ostream* out) { *out << set.name(); }
 };
 
 std::vector<KernelSet> KernelSets() {
