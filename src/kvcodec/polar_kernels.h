@@ -50,6 +50,8 @@ extern const PolarKernels kPolarKernelsAvx512;
 // PaddedPolarSlots.
 void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
                     int n_tokens, float* score_GT);
+void ScorePolarFloatAvx2(const PolarLayout& layout, const float* prepared, int g,
+                         const std::byte* page, int n_tokens, float* score_GT);
 void PreparePolarAvx2(const PolarLayout& layout, const float* q_GD, int g, float* prepared);
 void EncodePolarScalar(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
 void EncodePolarAvx512(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);

@@ -1,15 +1,23 @@
-// Polar kernels for AVX2: lanes are tokens, 8 at a time. With registers of 8 floats a table per
-// query head does not pay; cosine and sine are found once per token and pair (by permutes for up to
+// Polar kernels for AVX2 in float: lanes are tokens, 8 at a time. Decoding, and scores of pages for
+// which 16 bits are too few (polar_score_avx2.cc). With registers of 8 floats a table per query
+// head does not pay; cosine and sine are found once per token and pair (by permutes for up to
 // 4 angle bits, by the polynomial above) and multiplied by every query.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
-#include <array>
 
 #include "kvcodec/packed_field_avx2-inl.h"
 #include "kvcodec/polar_kernels.h"
 #include "simd/target.h"
+
+namespace phasor {
+namespace {
+
+constexpr int kMaxChunkHeads = 8;
+
+}  // namespace
+}  // namespace phasor
 
 PHASOR_BEGIN_AVX2
 namespace phasor {
@@ -92,6 +100,53 @@ inline void Point8(const Run8& run, const Codes& codes, int s, int e, int a_bits
   *y = _mm256_mul_ps(r, sine);
 }
 
+struct ScanArgs {
+  const Run8* run;
+  Codes codes;
+  int count;
+  const int32_t* a_bits;
+  const float* q;
+  int head_stride;  // of q
+  int n_tokens;
+  int n_heads;
+  bool first;
+  float* score_GT;
+};
+
+// kHeads >= n_heads accumulators; those beyond n_heads repeat the last head and are not stored.
+template <int kBits, bool kLookUp, int kHeads>
+void ScanHeads(const ScanArgs& args) {
+  for (int e = 0; 8 * e < args.n_tokens; ++e) {
+    __m256 acc[kHeads];
+    PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
+      acc[h] = args.first || h >= args.n_heads
+                   ? _mm256_setzero_ps()
+                   : _mm256_loadu_ps(args.score_GT + h * kPageTokens + 8 * e);
+    }
+    for (int s = 0; s < args.count; ++s) {
+      __m256 x, y;
+      Point8<kBits, kLookUp>(*args.run, args.codes, s, e, args.a_bits[s], &x, &y);
+      const float* q = args.q + 2 * s;
+      PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
+        const float* q_h = q + std::min(h, args.n_heads - 1) * args.head_stride;
+        acc[h] = _mm256_fmadd_ps(Set(q_h[0]), x, _mm256_fmadd_ps(Set(q_h[1]), y, acc[h]));
+      }
+    }
+    PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
+      if (h < args.n_heads) {
+        _mm256_storeu_ps(args.score_GT + h * kPageTokens + 8 * e, acc[h]);
+      }
+    }
+  }
+}
+
+template <int kBits, bool kLookUp>
+void Scan(const ScanArgs& args) {
+  if (args.n_heads == 1) return ScanHeads<kBits, kLookUp, 1>(args);
+  if (args.n_heads <= 4) return ScanHeads<kBits, kLookUp, 4>(args);
+  ScanHeads<kBits, kLookUp, 8>(args);
+}
+
 // Columns are written with a stride of one row; a page is small enough to stay in cache.
 template <int kBits, bool kLookUp>
 void DecodeRun(const PolarLayout& layout, const PolarRun& run, const Run8& scratch,
@@ -113,15 +168,22 @@ void DecodeRun(const PolarLayout& layout, const PolarRun& run, const Run8& scrat
   }
 }
 
+using ScanFunction = void (*)(const ScanArgs&);
 using DecodeFunction = void (*)(const PolarLayout&, const PolarRun&, const Run8&, const Codes&, int,
                                 float*);
-// By total bits and whether cosine and sine are looked up.
+struct KernelSet {
+  ScanFunction scan[2];  // [look-up]
+  DecodeFunction decode[2];
+};
 template <int kBits>
-constexpr std::array<DecodeFunction, 2> kDecode = {DecodeRun<kBits, false>,
-                                                   DecodeRun<kBits, true>};
-constexpr std::array<DecodeFunction, 2> kKernels[kMaxPolarTotalBits + 1] = {
-    {},         {},         {},         kDecode<3>, kDecode<4>,  kDecode<5>, kDecode<6>,
-    kDecode<7>, kDecode<8>, kDecode<9>, kDecode<10>, kDecode<11>, kDecode<12>};
+constexpr KernelSet MakeSet() {
+  return {{Scan<kBits, false>, Scan<kBits, true>},
+          {DecodeRun<kBits, false>, DecodeRun<kBits, true>}};
+}
+constexpr KernelSet kKernels[kMaxPolarTotalBits + 1] = {
+    {},           {},           {},           MakeSet<3>(), MakeSet<4>(),  MakeSet<5>(),
+    MakeSet<6>(), MakeSet<7>(), MakeSet<8>(), MakeSet<9>(), MakeSet<10>(), MakeSet<11>(),
+    MakeSet<12>()};
 
 Codes CodesOf(const PolarLayout& layout, const PolarRun& run, const std::byte* page) {
   Codes codes;
@@ -134,12 +196,40 @@ void DecodeAvx2(const PolarLayout& layout, const std::byte* page, int n_tokens, 
   for (const PolarRun& run : layout.runs) {
     BuildRun(layout, run, page, &scratch);
     const bool look_up = run.angle_table == AngleTable::kOneVector;
-    kKernels[run.total_bits][look_up](layout, run, scratch, CodesOf(layout, run, page), n_tokens,
-                                      x_TD);
+    kKernels[run.total_bits].decode[look_up](layout, run, scratch, CodesOf(layout, run, page),
+                                             n_tokens, x_TD);
   }
 }
 
 }  // namespace
+
+void ScorePolarFloatAvx2(const PolarLayout& layout, const float* prepared, int g,
+                         const std::byte* page, int n_tokens, float* score_GT) {
+  const int head_stride = 2 * PaddedPolarSlots(layout);
+  Run8 scratch;
+  const int n_chunks = (g + kMaxChunkHeads - 1) / kMaxChunkHeads;
+  bool first = true;
+  for (const PolarRun& run : layout.runs) {
+    BuildRun(layout, run, page, &scratch);
+    const bool look_up = run.angle_table == AngleTable::kOneVector;
+    for (int c = 0; c < n_chunks; ++c) {
+      const int h0 = g * c / n_chunks, n_heads = g * (c + 1) / n_chunks - h0;
+      const ScanArgs args = {&scratch,
+                             CodesOf(layout, run, page),
+                             run.count,
+                             layout.a_bits_S.data() + run.first,
+                             prepared + h0 * head_stride + 2 * run.first,
+                             head_stride,
+                             n_tokens,
+                             n_heads,
+                             first,
+                             score_GT + h0 * kPageTokens};
+      kKernels[run.total_bits].scan[look_up](args);
+    }
+    first = false;
+  }
+}
+
 }  // namespace phasor
 PHASOR_END_TARGET
 

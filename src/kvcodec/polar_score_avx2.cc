@@ -24,11 +24,21 @@ namespace phasor {
 namespace {
 
 constexpr int kVectors = kPageTokens / 32;
+// What 16 bits may add to the squared error of the codes: 1/8 of it, squared.
+constexpr float kPolarKernelError = 1.0f / 64;
+// Squared error that a slot adds to a sum, times the square of a query's unit (a sum's is 2^15 of
+// them): 1/12 from rounding the last product, and from the query and from two products before it
+// 1/12 each, times kRadiusUnits / 2^15 squared.
+constexpr float kSlotError = 0x1p30f * 0.22f;
+// Mean square of the error of cosines, sines and radii of 1.
+constexpr float kLevelError = 1e-8f;
 // From here on x and y are cheaper than a table of two vectors per head.
 constexpr int kManyHeads = 4;
 constexpr int kChunkSlots = 16;  // whose tables and codes stay in L1
 // The largest radius of a slot. The range of radii, up to 4/3 of it, fits in 16 bits.
 constexpr float kRadiusUnits = 24500.0f;
+// 2 pi radians in radius units, over 2^16.
+constexpr float kArcUnits = 6.2831853f * kRadiusUnits * 0x1p-16f;
 constexpr float kLargestQuery = 32700.0f;
 // sin(pi/2 z) - z = z (c0 + c1 z^2 + c2 z^4) in units of 2^-15. Lawson fit; with rounding the sine
 // is within 3.6 units.
@@ -41,6 +51,8 @@ constexpr int32_t kRadiusMask[7] = {0,          0x40404040, 0x60606060, 0x707070
 
 struct PageScratch {
   AlignedBuffer<float> scale;  // [S]: what a radius unit is
+  AlignedBuffer<float>
+      code_error;  // [S]: mean square of what a code adds to a score, of a unit query
   // [S][x, y]: what turns a query by the angle its slot's levels count from and scales it.
   AlignedBuffer<float> scale_cos, scale_sin;
   AlignedBuffer<int32_t> r_first, r_range;  // [S], in radius units, twice in 16 bits
@@ -121,9 +133,8 @@ struct alignas(32) AngleBytes {
 
 // Low and then high bytes of each 128 bits.
 PHASOR_INLINE __m256i Unzip(__m256i words) {
-  return _mm256_shuffle_epi8(
-      words, _mm256_broadcastsi128_si256(
-                 _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)));
+  return _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                        0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)));
 }
 // Low bytes of all, and then high ones.
 PHASOR_INLINE __m256i SplitBytes(__m256i words) {
@@ -141,12 +152,14 @@ PHASOR_INLINE __m256i CellPhases(int bits, __m256i range) {
 }
 
 // Fine angles, within 16 cells, and coarse ones, the starts of 16 cells.
-PHASOR_INLINE void BuildAngles(const Angles& angles, int16_t phi_range, int a_bits, AngleBytes (&out)[2]) {
+PHASOR_INLINE void BuildAngles(const Angles& angles, int16_t phi_range, int a_bits,
+                               AngleBytes (&out)[2]) {
   const __m256i range = _mm256_set1_epi16(phi_range);
   StoreAngles(angles, CellPhases(a_bits, range), &out[0]);
   const __m256i count = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  StoreAngles(
-      angles, _mm256_mulhi_epu16(_mm256_sll_epi16(count, _mm_cvtsi32_si128(20 - a_bits)), range), &out[1]);
+  StoreAngles(angles,
+              _mm256_mulhi_epu16(_mm256_sll_epi16(count, _mm_cvtsi32_si128(20 - a_bits)), range),
+              &out[1]);
 }
 
 // ---- codes ----
@@ -165,8 +178,7 @@ PHASOR_INLINE __m256i SpreadTiles(__m256i part) {
 template <int kPart, int kFrom, int kAt>
 PHASOR_INLINE __m256i PlaceBits(__m256i spread) {
   constexpr int kMask = ((1 << kPart) - 1) << kAt;
-  const __m256i even =
-      _mm256_and_si256(Shift<kAt - kFrom>(spread), _mm256_set1_epi16(kMask));
+  const __m256i even = _mm256_and_si256(Shift<kAt - kFrom>(spread), _mm256_set1_epi16(kMask));
   const __m256i odd = _mm256_and_si256(Shift<kAt - kFrom - 4>(spread),
                                        _mm256_set1_epi16(static_cast<int16_t>(kMask << 8)));
   return _mm256_or_si256(even, odd);
@@ -181,10 +193,10 @@ PHASOR_INLINE __m256i PlacePart(const std::byte* const (&part)[4]) {
     return PlaceBits<2, 2 * kHalf, kAt>(SpreadTiles<kBlock>(LoadBytes(part[2])));
   } else {
     constexpr int kLow = 0x1001 << (2 * kHalf);  // of lanes 0 .. 3; lanes 4 .. 7 are one bit up
-    const __m256i bit = _mm256_setr_m128i(_mm_set1_epi16(kLow),
-                                          _mm_set1_epi16(static_cast<int16_t>(2 * kLow)));
-    const __m256i is_set = _mm256_cmpeq_epi8(
-        _mm256_and_si256(SpreadTiles<kBlock>(Broadcast16(part[3])), bit), bit);
+    const __m256i bit =
+        _mm256_setr_m128i(_mm_set1_epi16(kLow), _mm_set1_epi16(static_cast<int16_t>(2 * kLow)));
+    const __m256i is_set =
+        _mm256_cmpeq_epi8(_mm256_and_si256(SpreadTiles<kBlock>(Broadcast16(part[3])), bit), bit);
     return _mm256_and_si256(is_set, _mm256_set1_epi8(1 << kAt));
   }
 }
@@ -250,7 +262,8 @@ PHASOR_INLINE int16_t PhiRange(const PolarLayout& layout, const std::byte* page,
   return range;
 }
 
-PHASOR_INLINE Slot LoadSlot(const PolarLayout& layout, const std::byte* page, const PageScratch& scratch, int s) {
+PHASOR_INLINE Slot LoadSlot(const PolarLayout& layout, const std::byte* page,
+                            const PageScratch& scratch, int s) {
   const PolarSlot& at = layout.slots[static_cast<std::size_t>(s)];
   const int r_bits = at.width.r_bits;
   Slot slot;
@@ -282,10 +295,10 @@ PHASOR_INLINE void LoadLevelCodes(const Slot& slot, __m256i angle_mask, LevelCod
     CodeBytes<kBits, kVector / 2, kVector % 2>(slot.part, &low, &top);
     __m256i index = _mm256_and_si256(low, angle_mask);
     if constexpr (kTable == AngleTable::kTwoVectors) {
-      // Level 15 - j is entry j % 8 of table j / 8, level 16 + j the entry 8 behind it. Bit 7 is for
-      // the other table.
-      const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-          0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
+      // Level 15 - j is entry j % 8 of table j / 8, level 16 + j the entry 8 behind it. Bit 7 is
+      // for the other table.
+      const __m256i table = _mm256_broadcastsi128_si256(
+          _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
       const __m256i above = _mm256_cmpgt_epi8(index, _mm256_set1_epi8(15));
       index = _mm256_xor_si256(index, _mm256_andnot_si256(above, _mm256_set1_epi8(15)));
       index = _mm256_or_si256(_mm256_shuffle_epi8(table, index),
@@ -301,8 +314,8 @@ PHASOR_INLINE void LoadLevelCodes(const Slot& slot, __m256i angle_mask, LevelCod
 
 // q: [g][S][x, y] from the slot at hand on.
 template <AngleTable kTable>
-PHASOR_INLINE void BuildTables(const Angles& angles, int16_t phi_range, int a_bits, const int32_t* q,
-                               std::ptrdiff_t q_stride, int g, uint8_t* out) {
+PHASOR_INLINE void BuildTables(const Angles& angles, int16_t phi_range, int a_bits,
+                               const int32_t* q, std::ptrdiff_t q_stride, int g, uint8_t* out) {
   constexpr bool kTwo = kTable == AngleTable::kTwoVectors;
   const __m256i phase = CellPhases(a_bits, _mm256_set1_epi16(phi_range));
   const __m256i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
@@ -357,10 +370,9 @@ struct HeadTables {
       return Join(_mm256_shuffle_epi8(low[0], index), _mm256_shuffle_epi8(low[1], index));
     }
     const __m256i other = _mm256_xor_si256(index, _mm256_set1_epi8(-128));
-    return Join(_mm256_or_si256(_mm256_shuffle_epi8(low[0], index),
-                                _mm256_shuffle_epi8(low[1], other)),
-                _mm256_or_si256(_mm256_shuffle_epi8(high[0], index),
-                                _mm256_shuffle_epi8(high[1], other)));
+    return Join(
+        _mm256_or_si256(_mm256_shuffle_epi8(low[0], index), _mm256_shuffle_epi8(low[1], other)),
+        _mm256_or_si256(_mm256_shuffle_epi8(high[0], index), _mm256_shuffle_epi8(high[1], other)));
   }
 };
 
@@ -407,17 +419,17 @@ PHASOR_INLINE Words LookUp(const uint8_t (&table)[2][16], __m256i index) {
 
 // angle: with kTwoVectors, from the middle of the arc up; with kProduct, fine and coarse ones.
 template <AngleTable kTable>
-PHASOR_INLINE void Directions(const AngleBytes (&angle)[2], __m256i mask, __m256i low, Words* cosine,
-                              Words* sine) {
+PHASOR_INLINE void Directions(const AngleBytes (&angle)[2], __m256i mask, __m256i low,
+                              Words* cosine, Words* sine) {
   if constexpr (kTable == AngleTable::kTwoVectors) {
     const __m256i level = _mm256_and_si256(low, mask);
     const __m256i below = _mm256_cmpgt_epi8(_mm256_set1_epi8(16), level);
     const __m256i index = _mm256_xor_si256(level, _mm256_and_si256(below, _mm256_set1_epi8(15)));
     *cosine = LookUp(angle[0].cosine, index);
     // Below the middle sines are negative, up to 2^-15.
-    *sine = Join(
-        _mm256_xor_si256(_mm256_shuffle_epi8(Broadcast16(angle[0].sine[0]), index), below),
-        _mm256_xor_si256(_mm256_shuffle_epi8(Broadcast16(angle[0].sine[1]), index), below));
+    *sine =
+        Join(_mm256_xor_si256(_mm256_shuffle_epi8(Broadcast16(angle[0].sine[0]), index), below),
+             _mm256_xor_si256(_mm256_shuffle_epi8(Broadcast16(angle[0].sine[1]), index), below));
   } else {
     const __m256i fine = _mm256_and_si256(low, _mm256_set1_epi8(15));
     const __m256i coarse = _mm256_and_si256(_mm256_srli_epi16(low, 4), mask);
@@ -510,8 +522,8 @@ LoadFunction LoaderFor(AngleTable table, bool as_pairs) {
 }
 LoadFunction LoaderFor(const PolarRun& run, bool as_pairs) {
   constexpr LoadFunction (*kFor[kMaxPolarTotalBits + 1])(AngleTable, bool) = {
-      nullptr,      nullptr,      nullptr,      LoaderFor<3>,  LoaderFor<4>,
-      LoaderFor<5>, LoaderFor<6>, LoaderFor<7>, LoaderFor<8>,  LoaderFor<9>,
+      nullptr,       nullptr,       nullptr,      LoaderFor<3>, LoaderFor<4>,
+      LoaderFor<5>,  LoaderFor<6>,  LoaderFor<7>, LoaderFor<8>, LoaderFor<9>,
       LoaderFor<10>, LoaderFor<11>, LoaderFor<12>};
   return kFor[run.total_bits](run.angle_table, as_pairs);
 }
@@ -538,8 +550,8 @@ void AddTables(const PageScratch& scratch, int /*n_padded*/, int /*first*/, int 
   }
 }
 
-void AddSlots(AngleTable kind, bool as_pairs, const PageScratch& scratch, int n_padded, int first, int n, int g,
-              int16_t* sum) {
+void AddSlots(AngleTable kind, bool as_pairs, const PageScratch& scratch, int n_padded, int first,
+              int n, int g, int16_t* sum) {
   using Function = void (*)(const PageScratch&, int, int, int, int, int, int16_t*);
   constexpr Function kWide[] = {AddWide<1>, AddWide<2>, AddWide<3>, AddWide<4>};
   constexpr Function kOne[] = {AddTables<AngleTable::kOneVector, 1>,
@@ -631,6 +643,16 @@ void LoadGrids(const PolarLayout& layout, const std::byte* page, PageScratch* ou
     SinCos8(_mm256_mul_ps(phase, _mm256_set1_ps(0x1p-17f)), &sine, &cosine);
     cosine = _mm256_mul_ps(cosine, scale);
     sine = _mm256_mul_ps(sine, scale);
+    // Cells of r_step by an arc, 1/12 of their squares; a query meets half of each.
+    const __m256 cells = _mm256_castsi256_ps(_mm256_slli_epi32(
+        _mm256_sub_epi32(_mm256_set1_epi32(127), LoadBytes(layout.a_bits_S.data() + s)), 23));
+    const __m256 arc = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(phi_range), cells),
+                                     _mm256_mul_ps(scale, _mm256_set1_ps(kArcUnits)));
+    const __m256 r_step = _mm256_cvtph_ps(Load8(page + 2 * (3 * n + s)));
+    const __m256 square = _mm256_fmadd_ps(r_step, r_step, _mm256_mul_ps(arc, arc));
+    const __m256 used = _mm256_cmp_ps(scale, _mm256_setzero_ps(), _CMP_GT_OQ);
+    _mm256_store_ps(out->code_error.data() + s,
+                    _mm256_and_ps(used, _mm256_mul_ps(square, _mm256_set1_ps(1.0f / 24))));
     StoreTwice(cosine, cosine, out->scale_cos.data() + 2 * s);
     StoreTwice(sine, _mm256_sub_ps(_mm256_setzero_ps(), sine), out->scale_sin.data() + 2 * s);
   }
@@ -647,19 +669,29 @@ PHASOR_INLINE float MaxLanes(__m256 x) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-// What a unit of a head's queries is. length: [S].
-PHASOR_INLINE float FindUnit(const float* length, const float* scale, int n_padded) {
-  __m256 sum = _mm256_setzero_ps(), most = _mm256_setzero_ps();
+// Finds what a unit of a head's queries is, 0 where all scores are. Returns whether 16 bits are
+// enough. length: [S].
+PHASOR_INLINE bool FindUnit(const float* length, const PageScratch& page, int n_slots, int n_padded,
+                            float* unit) {
+  __m256 sum = _mm256_setzero_ps(), most = sum, squares = sum, code_error = sum;
   for (int s = 0; s < n_padded; s += 8) {
-    const __m256 product = _mm256_mul_ps(_mm256_load_ps(length + s), _mm256_load_ps(scale + s));
+    const __m256 x = _mm256_load_ps(length + s);
+    const __m256 product = _mm256_mul_ps(x, _mm256_load_ps(page.scale.data() + s));
     sum = _mm256_add_ps(sum, product);
     most = _mm256_max_ps(most, product);
+    squares = _mm256_fmadd_ps(product, product, squares);
+    code_error = _mm256_fmadd_ps(_mm256_mul_ps(x, x), _mm256_load_ps(page.code_error.data() + s),
+                                 code_error);
   }
-  // Rounding can take every slot's part of a sum up by 3 units.
+  // Rounding can take every slot's part of a sum up by 2 units.
   const float room = 32767.0f - 3.0f * static_cast<float>(n_padded);
-  const float unit = std::max(SumLanes(sum) * (kRadiusUnits / 32768.0f / room),
-                              MaxLanes(most) * (1.0f / kLargestQuery));
-  return unit > 1e-30f && unit < 1e30f ? unit : 0.0f;
+  const float one = std::max(SumLanes(sum) * (kRadiusUnits / 32768.0f / room),
+                             MaxLanes(most) * (1.0f / kLargestQuery));
+  const float error = kSlotError * static_cast<float>(n_slots) * one * one +
+                      kLevelError * kRadiusUnits * kRadiusUnits * SumLanes(squares);
+  const bool usable = one > 1e-15f && one < 1e15f;
+  *unit = usable ? one : 0.0f;
+  return one == 0.0f || (usable && error <= kPolarKernelError * SumLanes(code_error));
 }
 
 // Queries of one head in units. q: [S][x, y].
@@ -701,6 +733,7 @@ PHASOR_INLINE void StoreScores(const int16_t* sum, __m256 factor, float* out) {
 void Resize(int n_padded, int g, PageScratch* out) {
   const std::size_t n = static_cast<std::size_t>(n_padded), heads = static_cast<std::size_t>(g);
   out->scale.Resize(n);
+  out->code_error.Resize(n);
   out->scale_cos.Resize(2 * n);
   out->scale_sin.Resize(2 * n);
   out->r_first.Resize(n);
@@ -715,24 +748,26 @@ void Resize(int n_padded, int g, PageScratch* out) {
 }  // namespace
 
 void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
-                    int /*n_tokens*/, float* score_GT) {
+                    int n_tokens, float* score_GT) {
   static thread_local PageScratch scratch;
   const int n_padded = PaddedPolarSlots(layout);
   Resize(n_padded, g, &scratch);
   LoadGrids(layout, page, &scratch);
   const float* length = prepared + std::ptrdiff_t{2} * g * n_padded;
+  bool enough = true;
   for (int h = 0; h < g; ++h) {
-    scratch.unit.data()[h] = FindUnit(length + h * n_padded, scratch.scale.data(), n_padded);
+    enough &=
+        FindUnit(length + h * n_padded, scratch, layout.n_slots, n_padded, scratch.unit.data() + h);
   }
+  if (!enough) return ScorePolarFloatAvx2(layout, prepared, g, page, n_tokens, score_GT);
   for (int h = 0; h < g; ++h) {
     const std::ptrdiff_t at = std::ptrdiff_t{2} * h * n_padded;
     FoldQuery(prepared + at, scratch, scratch.unit.data()[h], n_padded, scratch.q16.data() + at);
   }
   std::fill_n(scratch.sum.data(), g * kPageTokens, int16_t{0});
   for (const PolarRun& run : layout.runs) {
-    const bool as_pairs =
-        run.angle_table == AngleTable::kProduct ||
-        (run.angle_table == AngleTable::kTwoVectors && g >= kManyHeads);
+    const bool as_pairs = run.angle_table == AngleTable::kProduct ||
+                          (run.angle_table == AngleTable::kTwoVectors && g >= kManyHeads);
     const LoadFunction load = LoaderFor(run, as_pairs);
     const int n_chunks = (run.count + kChunkSlots - 1) / kChunkSlots;
     for (int c = 0; c < n_chunks; ++c) {
