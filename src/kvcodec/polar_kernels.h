@@ -3,7 +3,7 @@
 // Scores with AVX-512 and in plain C++, without decoding: with T[k] = qx cos(phi_k) + qy sin(phi_k)
 // over the angle levels of a pair in a page, q.k is the sum over pairs of r(code) * T[code]. Tables
 // hold 16 floats per vector register and are looked up by permutes, 16 tokens at a time.
-// With AVX2 pairs become 16-bit integers once for all query heads (polar_score_avx2.cc).
+// With AVX2 scores are sums of 16-bit integers (polar_score_avx2.cc).
 #pragma once
 
 #include <cstddef>

@@ -98,7 +98,9 @@ void LoadGrids(const PolarLayout& layout, const std::byte* page, PolarPageScratc
         _mm256_and_ps(used, _mm256_div_ps(_mm256_set1_ps(kPolarRadiusUnits), top));
     const __m256 scale =
         _mm256_and_ps(used, _mm256_mul_ps(top, _mm256_set1_ps(1.0f / kPolarRadiusUnits)));
-    StoreBytes(out->r_first.data() + s, Twice(_mm256_mul_ps(first, inverse)));
+    // Half a unit more, because the other part of a radius is rounded down.
+    StoreBytes(out->r_first.data() + s,
+               Twice(_mm256_fmadd_ps(first, inverse, _mm256_set1_ps(0.5f))));
     StoreBytes(out->r_range.data() + s, Twice(_mm256_mul_ps(range, inverse)));
     _mm256_store_ps(out->scale.data() + s, scale);
   }

@@ -17,17 +17,18 @@
 namespace phasor {
 
 inline constexpr int kPolarVectors = kPageTokens / 32;  // of a page
-inline constexpr int kPolarChunkSlots = 16;             // whose tables and codes stay in L1
+inline constexpr int kPolarChunkSlots = 32;             // whose tables and codes stay in L1
 // The largest radius of a slot. The range of radii, up to 4/3 of it, fits in 16 bits.
 inline constexpr float kPolarRadiusUnits = 24500.0f;
 // sin(pi/2 z) - z = z (c0 + c1 z^2 + c2 z^4) in units of 2^-15. Lawson fit; with rounding the sine
 // is within 3.6 units.
 inline constexpr int16_t kPolarSine[3] = {18688, -21040, 2355};
-// The low n bits of four bytes, and the top n of 7.
+// The low n bits of four bytes.
 inline constexpr int32_t kPolarLowMask[6] = {0,          0x01010101, 0x03030303,
                                              0x07070707, 0x0f0f0f0f, 0x1f1f1f1f};
-inline constexpr int32_t kPolarRadiusMask[7] = {0,          0x40404040, 0x60606060, 0x70707070,
-                                                0x78787878, 0x7c7c7c7c, 0x7e7e7e7e};
+// The top n bits of four bytes.
+inline constexpr uint32_t kPolarRadiusMask[7] = {0,          0x80808080, 0xc0c0c0c0, 0xe0e0e0e0,
+                                                 0xf0f0f0f0, 0xf8f8f8f8, 0xfcfcfcfc};
 
 // Of one page, per thread. S: padded slots.
 struct PolarPageScratch {
@@ -170,12 +171,12 @@ PHASOR_INLINE __m256i PlacePart(const std::byte* const (&part)[4]) {
         _mm256_setr_m128i(_mm_set1_epi16(kLow), _mm_set1_epi16(static_cast<int16_t>(2 * kLow)));
     const __m256i is_set =
         _mm256_cmpeq_epi8(_mm256_and_si256(SpreadTiles<kBlock>(Broadcast16(part[3])), bit), bit);
-    return _mm256_and_si256(is_set, _mm256_set1_epi8(1 << kAt));
+    return _mm256_and_si256(is_set, _mm256_set1_epi8(static_cast<char>(1 << kAt)));
   }
 }
 
-// The low 8 bits of the codes, and their top 7 at bits 0 .. 6 (shorter codes end at bit 6 too):
-// radius codes once the bits of the angle are masked off.
+// The low 8 bits of the codes, and their top 8 (shorter codes end at bit 7 too): radius codes once
+// the bits of the angle are masked off.
 template <int kBits, int kBlock, int kHalf>
 PHASOR_INLINE void CodeBytes(const std::byte* const (&part)[4], __m256i* low, __m256i* top) {
   if constexpr (kBits < 8) {
@@ -189,13 +190,13 @@ PHASOR_INLINE void CodeBytes(const std::byte* const (&part)[4], __m256i* low, __
       code = _mm256_or_si256(code, PlacePart<1, at1, kBlock, kHalf>(part));
     }
     *low = code;
-    *top = Shift<7 - kBits>(code);
+    *top = Shift<8 - kBits>(code);
   } else {
-    constexpr int at4 = 15 - kBits, at2 = at4 + (kBits & 4), at1 = at2 + (kBits & 2);
+    constexpr int at4 = 16 - kBits, at2 = at4 + (kBits & 4), at1 = at2 + (kBits & 2);
     *low = LoadBytes(part[0] + 64 * kBlock + 32 * kHalf);
-    *top = Shift<7 - kBits>(*low);
+    *top = Shift<8 - kBits>(*low);
     if constexpr (kBits > 8) {
-      *top = _mm256_and_si256(*top, _mm256_set1_epi8((1 << at4) - 1));
+      *top = _mm256_and_si256(*top, _mm256_set1_epi8(static_cast<char>((1 << at4) - 1)));
     }
     if constexpr ((kBits & 4) != 0) {
       *top = _mm256_or_si256(*top, PlacePart<4, at4, kBlock, kHalf>(part));
@@ -241,7 +242,7 @@ PHASOR_INLINE Slot LoadSlot(const PolarSlots& slots, int s) {
   for (int p = 0; p < 4; ++p) slot.part[p] = slots.page + at.parts.at[p];
   slot.r_first = _mm256_set1_epi32(slots.scratch->r_first.data()[s]);
   slot.r_range = _mm256_set1_epi32(slots.scratch->r_range.data()[s]);
-  slot.radius_mask = _mm256_set1_epi32(kPolarRadiusMask[at.width.r_bits]);
+  slot.radius_mask = _mm256_set1_epi32(static_cast<int32_t>(kPolarRadiusMask[at.width.r_bits]));
   return slot;
 }
 
@@ -254,8 +255,8 @@ PHASOR_INLINE __m256i PhiRange(const PolarSlots& slots, int s) {
 
 PHASOR_INLINE Words Radii(const Slot& slot, __m256i top) {
   const Words part = Join(_mm256_setzero_si256(), _mm256_and_si256(top, slot.radius_mask));
-  return {_mm256_add_epi16(_mm256_mulhrs_epi16(part.first, slot.r_range), slot.r_first),
-          _mm256_add_epi16(_mm256_mulhrs_epi16(part.second, slot.r_range), slot.r_first)};
+  return {_mm256_add_epi16(_mm256_mulhi_epu16(part.first, slot.r_range), slot.r_first),
+          _mm256_add_epi16(_mm256_mulhi_epu16(part.second, slot.r_range), slot.r_first)};
 }
 
 }  // namespace
