@@ -40,12 +40,11 @@ void PolarCodec::DecodePage(const std::byte* page, int n_tokens, float* x_TD) co
 }
 
 std::size_t PolarCodec::PreparedQueryBytes(int g) const {
-  return static_cast<std::size_t>(layout_.n_slots) * static_cast<std::size_t>(g) * 2 *
-         sizeof(float);
+  return PreparedPolarFloats(layout_, g) * sizeof(float);
 }
 
 void PolarCodec::PrepareQuery(const float* q_GD, int g, std::byte* prepared) const {
-  PreparePolarQuery(layout_, q_GD, g, reinterpret_cast<float*>(prepared));
+  ActivePolarKernels().prepare(layout_, q_GD, g, reinterpret_cast<float*>(prepared));
 }
 
 void PolarCodec::ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,

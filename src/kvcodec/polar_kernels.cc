@@ -87,7 +87,8 @@ void ScoreScalar(const PolarLayout& layout, const float* q_SG2, int g, const std
   }
 }
 
-constexpr PolarKernels kPolarKernelsScalar = {EncodePolarScalar, DecodeScalar, ScoreScalar};
+constexpr PolarKernels kPolarKernelsScalar = {EncodePolarScalar, DecodeScalar, ScoreScalar,
+                                              PreparePolarQuery};
 
 }  // namespace
 

@@ -1,9 +1,9 @@
 // The work of the polar codecs, once per CPU level. A kernel takes any layout (polar_layout.h).
 //
-// Scores without decoding: with T[k] = qx cos(phi_k) + qy sin(phi_k) over the angle levels of a
-// pair in a page, q.k is the sum over pairs of r(code) * T[code]. Tables hold 16 floats per vector
-// register and are looked up by permutes, 16 tokens at a time (AVX-512); the AVX2 kernels look up
-// cosine and sine instead and multiply by the query, which suits registers of 8 floats better.
+// Scores with AVX-512 and in plain C++, without decoding: with T[k] = qx cos(phi_k) + qy sin(phi_k)
+// over the angle levels of a pair in a page, q.k is the sum over pairs of r(code) * T[code]. Tables
+// hold 16 floats per vector register and are looked up by permutes, 16 tokens at a time.
+// With AVX2 scores are sums of 16-bit integers (polar_score_avx2.cc).
 #pragma once
 
 #include <cstddef>
@@ -17,16 +17,26 @@ struct PolarKernels {
   // As in KvCodec; every byte of the page is written.
   void (*encode)(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
   void (*decode)(const PolarLayout& layout, const std::byte* page, int n_tokens, float* x_TD);
-  // q_SG2: [slot][g][x, y], see PreparePolarQuery.
-  void (*score)(const PolarLayout& layout, const float* q_SG2, int g, const std::byte* page,
+  // prepared: what `prepare` of the same level wrote.
+  void (*score)(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
                 int n_tokens, float* score_GT);
+  // q_GD: [g, D]; prepared: PreparedPolarFloats.
+  void (*prepare)(const PolarLayout& layout, const float* q_GD, int g, float* prepared);
 };
 
 // Kernels of a level this CPU can run, and of the level in force.
 const PolarKernels& PolarKernelsFor(CpuLevel level);
 const PolarKernels& ActivePolarKernels();
 
-// Sorts g queries [g, D] by slot: n_slots * g * 2 floats.
+// Slots as the AVX2 kernels pad them.
+inline int PaddedPolarSlots(const PolarLayout& layout) { return (layout.n_slots + 7) / 8 * 8; }
+// Room for g prepared queries of any level.
+inline std::size_t PreparedPolarFloats(const PolarLayout& layout, int g) {
+  return std::size_t{3} * static_cast<std::size_t>(g) *
+         static_cast<std::size_t>(PaddedPolarSlots(layout));
+}
+
+// Sorts g queries [g, D] by slot: [slot][g][x, y].
 void PreparePolarQuery(const PolarLayout& layout, const float* q_GD, int g, float* q_SG2);
 
 // Double-precision meaning of a page, for tests: the decoded keys [n_tokens, D].
@@ -36,6 +46,13 @@ void ReferencePolarDecode(const PolarLayout& layout, const std::byte* page, int 
 // The levels; only to be called through PolarKernelsFor.
 extern const PolarKernels kPolarKernelsAvx2;
 extern const PolarKernels kPolarKernelsAvx512;
+// AVX2 (polar_score_avx2.cc). prepared: [g][S][x, y] and then lengths of (x, y) [g][S]; S =
+// PaddedPolarSlots.
+void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
+                    int n_tokens, float* score_GT);
+void ScorePolarFloatAvx2(const PolarLayout& layout, const float* prepared, int g,
+                         const std::byte* page, int n_tokens, float* score_GT);
+void PreparePolarAvx2(const PolarLayout& layout, const float* q_GD, int g, float* prepared);
 void EncodePolarScalar(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
 void EncodePolarAvx512(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
 

@@ -1,5 +1,6 @@
-// Polar kernels for AVX2: lanes are tokens, 8 at a time. With registers of 8 floats a table per
-// query head does not pay; cosine and sine are found once per token and pair (by permutes for up to
+// Polar kernels for AVX2 in float: lanes are tokens, 8 at a time. Decoding, and scores of pages for
+// which 16 bits are too few (polar_score_avx2.cc). With registers of 8 floats a table per query
+// head does not pay; cosine and sine are found once per token and pair (by permutes for up to
 // 4 angle bits, by the polynomial above) and multiplied by every query.
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -105,7 +106,7 @@ struct ScanArgs {
   int count;
   const int32_t* a_bits;
   const float* q;
-  int q_stride;
+  int head_stride;  // of q
   int n_tokens;
   int n_heads;
   bool first;
@@ -125,9 +126,9 @@ void ScanHeads(const ScanArgs& args) {
     for (int s = 0; s < args.count; ++s) {
       __m256 x, y;
       Point8<kBits, kLookUp>(*args.run, args.codes, s, e, args.a_bits[s], &x, &y);
-      const float* q = args.q + s * args.q_stride;
+      const float* q = args.q + 2 * s;
       PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
-        const float* q_h = q + 2 * std::min(h, args.n_heads - 1);
+        const float* q_h = q + std::min(h, args.n_heads - 1) * args.head_stride;
         acc[h] = _mm256_fmadd_ps(Set(q_h[0]), x, _mm256_fmadd_ps(Set(q_h[1]), y, acc[h]));
       }
     }
@@ -200,8 +201,11 @@ void DecodeAvx2(const PolarLayout& layout, const std::byte* page, int n_tokens, 
   }
 }
 
-void ScoreAvx2(const PolarLayout& layout, const float* q_SG2, int g, const std::byte* page,
-               int n_tokens, float* score_GT) {
+}  // namespace
+
+void ScorePolarFloatAvx2(const PolarLayout& layout, const float* prepared, int g,
+                         const std::byte* page, int n_tokens, float* score_GT) {
+  const int head_stride = 2 * PaddedPolarSlots(layout);
   Run8 scratch;
   const int n_chunks = (g + kMaxChunkHeads - 1) / kMaxChunkHeads;
   bool first = true;
@@ -214,8 +218,8 @@ void ScoreAvx2(const PolarLayout& layout, const float* q_SG2, int g, const std::
                              CodesOf(layout, run, page),
                              run.count,
                              layout.a_bits_S.data() + run.first,
-                             q_SG2 + 2 * (run.first * g + h0),
-                             2 * g,
+                             prepared + h0 * head_stride + 2 * run.first,
+                             head_stride,
                              n_tokens,
                              n_heads,
                              first,
@@ -226,12 +230,12 @@ void ScoreAvx2(const PolarLayout& layout, const float* q_SG2, int g, const std::
   }
 }
 
-}  // namespace
 }  // namespace phasor
 PHASOR_END_TARGET
 
 namespace phasor {
 // Encoding happens once per token and stays plain C++ at this level.
-const PolarKernels kPolarKernelsAvx2 = {EncodePolarScalar, DecodeAvx2, ScoreAvx2};
+const PolarKernels kPolarKernelsAvx2 = {EncodePolarScalar, DecodeAvx2, ScorePolarAvx2,
+                                        PreparePolarAvx2};
 }  // namespace phasor
 #endif  // __x86_64__

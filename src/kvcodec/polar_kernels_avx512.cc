@@ -366,6 +366,7 @@ void ScoreAvx512(const PolarLayout& layout, const float* q_SG2, int g, const std
 PHASOR_END_TARGET
 
 namespace phasor {
-const PolarKernels kPolarKernelsAvx512 = {EncodePolarAvx512, DecodeAvx512, ScoreAvx512};
+const PolarKernels kPolarKernelsAvx512 = {EncodePolarAvx512, DecodeAvx512, ScoreAvx512,
+                                          PreparePolarQuery};
 }  // namespace phasor
 #endif  // __x86_64__
