@@ -65,7 +65,13 @@ Status CheckFieldsAreRead(const RopeFlags& flags, const PositionMethodInfo& meth
                                      RopeFlagNames(unread)));
 }
 
-// LongRoPE's lists as config.json spells them.
+template <typename T>
+void Set(const std::optional<T>& flag, T* field) {
+  if (flag) *field = *flag;
+}
+
+}  // namespace
+
 Status ReadFactorFile(const std::string& path, RopeParams* rope) {
   PHASOR_ASSIGN_OR_RETURN(std::string text, ReadFile(path, kMaxFactorFileBytes));
   const Json j = Json::parse(text, nullptr, false);
@@ -83,13 +89,6 @@ Status ReadFactorFile(const std::string& path, RopeParams* rope) {
   }
   return Status::Ok();
 }
-
-template <typename T>
-void Set(const std::optional<T>& flag, T* field) {
-  if (flag) *field = *flag;
-}
-
-}  // namespace
 
 std::string RopeFlagNames(uint32_t reads) {
   std::string names;

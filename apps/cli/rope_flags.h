@@ -31,6 +31,10 @@ void AddRopeFlags(CLI::App* command, RopeFlags* flags);
 // method does not read.
 Result<std::optional<RopeParams>> RopeOverride(const RopeFlags& flags, const RopeParams& own);
 
+// LongRoPE's lists out of a JSON file that spells them as config.json does: short_factor and
+// long_factor. Nothing else is changed.
+Status ReadFactorFile(const std::string& path, RopeParams* rope);
+
 // Session options of both groups of flags for a model.
 Result<SessionOptions> ToSessionOptions(const CacheFlags& cache, const RopeFlags& rope,
                                         const ModelConfig& config);

@@ -78,7 +78,7 @@ RopeParams ExtensionSchedule(const std::string& method, const RopeParams& own, i
   if (method != "longrope" || own.method != "longrope") rope.attention_factor = 0;
   const PositionMethodInfo* info = FindPositionMethod(method);
   if (info == nullptr || (info->reads & kRopeFactor) == 0) return rope;
-  if (method == "longrope") {
+  if (method == "longrope" && own.method == "longrope") {
     rope.factor = own.factor;
   } else if (method != "dynamic_ntk" && method.rfind("giraffe", 0) != 0) {
     // dynamic_ntk takes its scale from the context.
@@ -91,6 +91,11 @@ RopeParams ExtensionSchedule(const std::string& method, const RopeParams& own, i
 Result<std::vector<ScheduleScores>> EvaluateSchedules(
     const LoadedModel& model, const std::vector<std::vector<int32_t>>& windows,
     const ScheduleEvalOptions& options) {
+  RopeParams own = model.config().rope;
+  if (!options.long_factors.empty()) {
+    own.short_factors = options.short_factors;
+    own.long_factors = options.long_factors;
+  }
   std::vector<ScheduleScores> scores;
   std::vector<PhaseTable> tables;  // of scores; empty where refused
   int64_t n_runs = 0, window_tokens = 0;
@@ -102,7 +107,7 @@ Result<std::vector<ScheduleScores>> EvaluateSchedules(
       return MakePhaseTable(unknown).status();
     }
     ScheduleScores s;
-    s.rope = ExtensionSchedule(id, model.config().rope, options.session.n_ctx);
+    s.rope = ExtensionSchedule(id, own, options.session.n_ctx);
     tables.emplace_back();
     tables.back().attention_factor = 0;  // equals no table that runs
     if (auto table = MakePhaseTable(s.rope); !table.ok()) {

@@ -18,13 +18,16 @@
 namespace phasor::eval {
 
 // What a schedule is set to for n_ctx tokens: the model's own settings, with factor n_ctx / W where
-// the method reads one and 1 for the giraffe methods, whose papers change the basis alone.
+// the method reads one (a longrope model keeps its own) and 1 for the giraffe methods, whose papers
+// change the basis alone.
 // Attention factors are the methods' defaults.
 RopeParams ExtensionSchedule(const std::string& method, const RopeParams& own, int64_t n_ctx);
 
 struct ScheduleEvalOptions {
   SessionOptions session;  // n_ctx > 0, cache types, n_sink, n_recent; rope is set per schedule
   std::vector<std::string> methods;  // position method ids
+  // Of longrope, instead of the model's own lists; empty: those, where it has some.
+  std::vector<float> short_factors, long_factors;  // [n_rot / 2]
   std::function<void(int64_t done, int64_t total)>
       on_progress;  // in tokens, all schedules together
   const std::atomic<bool>* cancel = nullptr;

@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "base/table.h"
 #include "cli/command.h"
+#include "cli/rope_flags.h"
 #include "eval/schedules.h"
 #include "eval/text_windows.h"
 #include "registry/position_table.h"
@@ -26,7 +27,7 @@ constexpr int64_t kDefaultExtension = 2;
 struct SchedulesFlags {
   ModelFlags model;
   CacheFlags cache;
-  std::string text_file, save, output = "plain";
+  std::string text_file, factor_file, save, output = "plain";
   std::vector<std::string> methods;
   int64_t max_tokens = 0;
 };
@@ -47,6 +48,12 @@ Result<Json> Evaluate(const SchedulesFlags& flags) {
   options.methods = flags.methods;
   if (options.methods.empty()) {
     for (const PositionMethodInfo* info : PositionMethods()) options.methods.emplace_back(info->id);
+  }
+  if (!flags.factor_file.empty()) {
+    RopeParams lists;
+    PHASOR_RETURN_IF_ERROR(ReadFactorFile(flags.factor_file, &lists));
+    options.short_factors = std::move(lists.short_factors);
+    options.long_factors = std::move(lists.long_factors);
   }
   InterruptFlag::Install();
   options.cancel = &InterruptFlag::flag();
@@ -100,6 +107,10 @@ void AddSchedulesCommand(CLI::App& eval, int* exit_code) {
       ->description(fmt::format("window in tokens (0: {} times what the model was trained on)",
                                 kDefaultExtension));
   c->add_option("--schedules", f->methods, "position method ids (default: all)")->delimiter(',');
+  c->add_option(
+      "--rope-factors", f->factor_file,
+      "JSON file with the lists short_factor and long_factor of longrope, for a model that "
+      "has none");
   c->add_option("--max-tokens", f->max_tokens,
                 "only the first tokens of the text (0: one window of -c)")
       ->check(Integer(0));

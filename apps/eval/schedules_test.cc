@@ -23,10 +23,10 @@ TEST(Schedules, EveryMethodIsSetForTheWindow) {
     const RopeParams rope = ExtensionSchedule(id, Own(), 16384);
     EXPECT_EQ(rope.method, id);
     EXPECT_EQ(rope.context, 16384);
-    const bool stretched =
-        id == "linear" || id == "ntk" || id == "yarn" || id == "llama3" || id == "dprope";
+    const bool stretched = id == "linear" || id == "ntk" || id == "yarn" || id == "llama3" ||
+                           id == "dprope" || id == "longrope";
     EXPECT_EQ(rope.factor, stretched ? 2.0 : 1.0) << id;
-    // Only a model that ships lists of factors has a longrope schedule.
+    // Only with lists of factors, a model's or a file's, there is a longrope schedule.
     EXPECT_EQ(MakePhaseTable(rope).ok(), id != "longrope") << id;
   }
 }

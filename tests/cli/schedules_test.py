@@ -2,6 +2,7 @@
 """Position schedules per request: flags of run, eval and bench, eval schedules, and the papers."""
 import json
 import math
+import re
 
 import support
 
@@ -129,6 +130,23 @@ class EvalSchedules(support.CliTest):
         self.assertIn(b"not run: longrope", done.stderr)
         with open(out, encoding="utf-8") as file:
             self.assertEqual(len(json.load(file)["results"]), 3)
+        self.assertIn(b"none", done.stderr)
+
+    def test_a_model_without_factors_takes_them_from_a_file(self):
+        command = ("eval", "schedules", MODEL, self.text_file(1200), "-c", "1024", "--schedules",
+                   "longrope,linear")
+        refused = self.good_json(*command)["results"][0]["refused"]
+        pairs = int(re.search(r"expected (\d+) of them", refused).group(1))
+        factors = self.write("factors.json", json.dumps({"short_factor": [1.0] * pairs,
+                                                         "long_factor": [2.0] * pairs}))
+        longrope, linear = self.good_json(*command, "--rope-factors", factors)["results"]
+        self.assertEqual(longrope["factor"], 2)
+        # The same turns, and an attention factor.
+        self.assertNotEqual(longrope["ppl_past"], linear["ppl_past"])
+        self.assertAlmostEqual(math.log(longrope["ppl_past"]), math.log(linear["ppl_past"]), delta=0.1)
+        self.fails(*command, "--rope-factors", self.write("bad.json", "[]"), says="short_factor")
+
+    def test_wrong_schedules_and_texts_are_errors(self):
         self.fails("eval", "schedules", MODEL, self.text_file(50), "--schedules", "magic",
                    says=("expected one of", "magic"))
         self.fails("eval", "schedules", MODEL, self.write("e.txt", ""), says="two tokens")
