@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <span>
 
 #include "attention/attention_internal.h"
@@ -41,63 +42,25 @@ struct ViewUse {
   bool pages = false, rows = false;
 };
 
-// Asks for the lines of the pages that come next, a few at a time between the steps of the present
-// ones: hardware prefetch alone starts too late at the beginning of every page, and more requests
-// at once than the core can keep open hold up everything behind them.
-class PagePrefetch {
- public:
-  PagePrefetch(std::span<const KvSegment> next, int n_steps) : next_(next) {
-    int n_lines = 0;
-    for (const KvSegment& s : next) {
-      n_lines += Lines(s.key_codec->PageBytes()) + Lines(s.value_codec->PageBytes());
-    }
-    per_step_ = (n_lines + n_steps - 1) / n_steps;
-  }
-  void Step() {
-    for (int n = per_step_; n > 0; --n, --left_, at_ += 64) {
-      if (left_ == 0 && !NextPage()) return;
-      __builtin_prefetch(at_, 0, 2);
-    }
-  }
-
- private:
-  static int Lines(std::size_t n_bytes) { return static_cast<int>((n_bytes + 63) / 64); }
-
-  bool NextPage() {
-    if (n_begun_ == 2 * next_.size()) return false;
-    const KvSegment& s = next_[n_begun_ / 2];
-    const bool key = n_begun_ % 2 == 0;
-    at_ = key ? s.key_page : s.value_page;
-    left_ = Lines((key ? s.key_codec : s.value_codec)->PageBytes());
-    ++n_begun_;
-    return true;
-  }
-
-  std::span<const KvSegment> next_;
-  std::size_t n_begun_ = 0;
-  const std::byte* at_ = nullptr;
-  int left_ = 0, per_step_ = 0;
-};
-
 // The part of a segment that a query sees.
 struct Visible {
   int first, end;
 };
 
 // Up to kBatchPages segments in one encoding. scores: [kBatchPages, g, kPageTokens]. next: the
-// segments after these, to be fetched meanwhile.
+// segments after these, fetched meanwhile page by page.
 void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
                     std::span<const KvSegment> next, const std::byte* prepared, int g, int D,
                     float* scores, const Partial& p) {
-  const int n = static_cast<int>(segments.size());
-  PagePrefetch prefetch(next, n * (g + 2));
+  const int n = static_cast<int>(segments.size()), n_next = static_cast<int>(next.size());
   auto row = [&](int page, int head) {
     return scores + (static_cast<int64_t>(page) * g + head) * kPageTokens;
   };
   for (int k = 0; k < n; ++k) {
-    prefetch.Step();
     const KvSegment& s = segments[k];
-    s.key_codec->ScorePage(prepared, g, s.key_page, visible[k].end, row(k, 0));
+    Upcoming ahead;
+    if (k < n_next) ahead = {next[k].key_page, next[k].key_codec->PageBytes()};
+    s.key_codec->ScorePageAhead(prepared, g, s.key_page, visible[k].end, row(k, 0), ahead);
   }
   for (int i = 0; i < g; ++i) {
     float max = p.max[i];
@@ -111,15 +74,15 @@ void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
       p.max[i] = max;
     }
     for (int k = 0; k < n; ++k) {
-      prefetch.Step();
       std::fill_n(row(k, i), visible[k].first, 0.0f);
       p.sum[i] += ExpSum(row(k, i) + visible[k].first, visible[k].end - visible[k].first, max);
     }
   }
   for (int k = 0; k < n; ++k) {
-    prefetch.Step();
     const KvSegment& s = segments[k];
-    s.value_codec->AccumulatePage(row(k, 0), g, s.value_page, visible[k].end, p.out);
+    Upcoming ahead;
+    if (k < n_next) ahead = {next[k].value_page, next[k].value_codec->PageBytes()};
+    s.value_codec->AccumulatePageAhead(row(k, 0), g, s.value_page, visible[k].end, p.out, ahead);
   }
 }
 
@@ -191,9 +154,37 @@ void PrepareHead(const DecodeJob& job, int head) {
   }
 }
 
-// Runs segments [begin, end) of one head into fresh partial results, one a group.
-void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores,
+// Segments [begin, end) of one head.
+struct Split {
+  int item = 0, head = 0, begin = 0, end = 0;
+};
+
+// The splits of all heads, which threads take one after the other.
+class SplitList {
+ public:
+  SplitList(int n_heads, int n_splits, int n_segments)
+      : n_items_(n_heads * n_splits), n_splits_(n_splits), n_segments_(n_segments) {}
+  std::optional<Split> Take() { return At(next_.fetch_add(1)); }
+  // The one that is most likely next for a thread that is about to be done.
+  Split Peek() const { return At(next_.load(std::memory_order_relaxed)).value_or(Split{}); }
+
+ private:
+  std::optional<Split> At(int item) const {
+    if (item >= n_items_) return std::nullopt;
+    const int split = item % n_splits_;
+    return Split{item, item / n_splits_, Edge(split), Edge(split + 1)};
+  }
+  int Edge(int split) const {
+    return static_cast<int>(static_cast<int64_t>(n_segments_) * split / n_splits_);
+  }
+  const int n_items_, n_splits_, n_segments_;
+  std::atomic<int> next_{0};
+};
+
+// Runs a split into fresh partial results, one a group.
+void RunSplit(const DecodeJob& job, const Split& split, const SplitList& list, float* scores,
               const Partial* partials) {
+  const auto [item, head, begin, end] = split;
   const int g = job.shape.n_heads / job.shape.n_kv_heads, D = job.shape.head_dim;
   const KvHeadCodecs& c = job.cache.codecs(job.layer, head);
   for (int group = 0; group < GroupCount(job.cache); ++group) {
@@ -222,12 +213,14 @@ void RunSplit(const DecodeJob& job, int head, int begin, int end, float* scores,
       ++i;
       continue;
     }
-    const int n_next = std::min(kBatchPages, end - i - n);
-    const std::span<const KvSegment> rest(all.data() + i, static_cast<std::size_t>(n + n_next));
+    const Split after = i + n < end ? Split{item, head, i + n, end} : list.Peek();
+    const std::span<const KvSegment> next(job.s.segments[after.head].data() + after.begin,
+                                          std::min(kBatchPages, after.end - after.begin));
     const bool is_row = all[i].key_codec == c.key_rows.get();
     const PreparedQueries& q = Prepared(job, head, all[i].view);
-    AttendSegments(rest.first(n), visible, rest.subspan(n), (is_row ? q.rows : q.pages).data(), g,
-                   D, scores, partials[job.cache.turn(all[i].view).view.group]);
+    AttendSegments({all.data() + i, static_cast<std::size_t>(n)}, visible, next,
+                   (is_row ? q.rows : q.pages).data(), g, D, scores,
+                   partials[job.cache.turn(all[i].view).view.group]);
     i += n;
   }
 }
@@ -312,8 +305,8 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
     float* base = s.partials.data() + per_item * static_cast<std::size_t>(item);
     return Partial{base, base + g, base + 2 * g};
   };
-  const int n_items = n_kv * n_splits;
-  std::atomic<int> next_head{0}, next_item{0}, prepared{0};
+  SplitList splits(n_kv, n_splits, n_segments);
+  std::atomic<int> next_head{0}, prepared{0};
   job.pool.RunSharing([&](int thread) {
     AlignedBuffer<float>& scores = s.scores[thread];
     scores.Resize(static_cast<std::size_t>(kBatchPages) * g * kPageTokens);
@@ -323,12 +316,10 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
     }
     while (prepared.load(std::memory_order_acquire) < n_kv) {
     }
-    for (int i; (i = next_item.fetch_add(1)) < n_items;) {
-      const int head = i / n_splits, split = i % n_splits;
-      const int begin = static_cast<int>(static_cast<int64_t>(n_segments) * split / n_splits);
-      const int end = static_cast<int>(static_cast<int64_t>(n_segments) * (split + 1) / n_splits);
-      const Partial parts[] = {partial(head, split, 0), partial(head, split, n_groups - 1)};
-      RunSplit(job, head, begin, end, scores.data(), parts);
+    while (const std::optional<Split> split = splits.Take()) {
+      const int head = split->head, k = split->item % n_splits;
+      const Partial parts[] = {partial(head, k, 0), partial(head, k, n_groups - 1)};
+      RunSplit(job, *split, splits, scores.data(), parts);
     }
   });
   std::vector<Partial> parts(static_cast<std::size_t>(n_splits) * n_groups);

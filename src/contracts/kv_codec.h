@@ -47,6 +47,13 @@ struct KvCodecParams {
   std::span<const uint8_t> classes = {};
 };
 
+// Memory that is needed next. Kernels that know how ask for its lines a few at a time between their
+// own steps: more requests at once than a core keeps open hold up everything behind them.
+struct Upcoming {
+  const std::byte* at = nullptr;
+  std::size_t n_bytes = 0;
+};
+
 class KvCodec {
  public:
   virtual ~KvCodec() = default;
@@ -75,10 +82,27 @@ class KvCodec {
   virtual void AccumulatePage(const float* weight_GT, int g, const std::byte* page, int n_tokens,
                               float* out_GD) const = 0;
 
+  // The same, fetching `next` meanwhile; default: before.
+  virtual void ScorePageAhead(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
+                              float* score_GT, Upcoming next) const {
+    Fetch(next);
+    ScorePage(prepared, g, page, n_tokens, score_GT);
+  }
+  virtual void AccumulatePageAhead(const float* weight_GT, int g, const std::byte* page,
+                                   int n_tokens, float* out_GD, Upcoming next) const {
+    Fetch(next);
+    AccumulatePage(weight_GT, g, page, n_tokens, out_GD);
+  }
+
   // Orthonormal change of basis of n rows of D floats, in place. Default: identity.
   virtual bool HasRotation() const { return false; }
   virtual void Rotate(float* x_ND, int n) const {}
   virtual void Unrotate(float* x_ND, int n) const {}
+
+ private:
+  static void Fetch(Upcoming next) {
+    for (std::size_t i = 0; i < next.n_bytes; i += 64) __builtin_prefetch(next.at + i, 0, 2);
+  }
 };
 
 // A codec whose tokens are stored row by row, so that single tokens can be appended: what the

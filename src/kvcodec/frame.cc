@@ -139,8 +139,12 @@ class FrameCodec : public KvCodec {
   }
   void ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
                  float* score_GT) const override {
+    ScorePageAhead(prepared, g, page, n_tokens, score_GT, {});
+  }
+  void ScorePageAhead(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
+                      float* score_GT, Upcoming next) const override {
     const FrameQuery query = ViewFrameQuery(layout_, g, const_cast<std::byte*>(prepared));
-    ActiveFrameKernels().score(layout_, query, g, page, n_tokens, score_GT);
+    ActiveFrameKernels().score(layout_, query, g, page, n_tokens, score_GT, next);
   }
   // Keys are never accumulated: a programmer error.
   void AccumulatePage(const float* /*weight_GT*/, int /*g*/, const std::byte* /*page*/,

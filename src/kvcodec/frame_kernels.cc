@@ -135,7 +135,7 @@ void DecodeScalar(const FrameLayout& layout, const std::byte* page, int n_tokens
 }
 
 void ScoreScalar(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                 int n_tokens, float* score_GT) {
+                 int n_tokens, float* score_GT, Upcoming /*next*/) {
   const GridView grids = Grids(layout, page);
   for (int h = 0; h < g; ++h) std::fill_n(score_GT + h * kPageTokens, n_tokens, 0.0f);
   const auto* quad = reinterpret_cast<const uint8_t*>(page) + layout.first_code;

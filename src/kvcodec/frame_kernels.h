@@ -18,7 +18,7 @@ struct FrameKernels {
   void (*encode)(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
   void (*decode)(const FrameLayout& layout, const std::byte* page, int n_tokens, float* x_TD);
   void (*score)(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                int n_tokens, float* score_GT);
+                int n_tokens, float* score_GT, Upcoming next);
   // q_GD: [g, D].
   void (*prepare)(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query);
 };
@@ -31,9 +31,9 @@ const FrameKernels& ActiveFrameKernels();
 struct FrameGrid {
   uint16_t scale, low;  // f16
 };
-// Squared error that an 8-bit query may add to that of the codes before a second pass follows,
-// 1/36; half of it, because a turning query is half its bound squared.
-inline constexpr float kFrameQueryError = 0.5f / 36.0f;
+// Squared error that an 8-bit query may add to that of the codes before a second pass follows, 1/6
+// (docs/log.md); half of it, because a turning query is half its bound squared.
+inline constexpr float kFrameQueryError = 0.5f / 6.0f;
 // How far the range may shrink, widest first; ends with 0.
 inline constexpr float kFrameShrink[kMaxFrameBits + 1][7] = {
     {1.0f},

@@ -15,6 +15,7 @@
 #include "base/aligned.h"
 #include "kvcodec/frame_avx2-inl.h"
 #include "kvcodec/frame_kernels.h"
+#include "simd/line_fetcher.h"
 
 namespace phasor {
 namespace {
@@ -129,6 +130,7 @@ struct ScoreJob {
   // to [128].
   const float* unit;
   float* const* score;
+  LineFetcher* fetcher;  // a step per group of tiles
 };
 
 // The sums of heads [head, head + kG) go into their scores and start again.
@@ -151,6 +153,7 @@ PHASOR_INLINE void Flush(const ScoreJob& job, int tile, int head, __m256i (&acc)
 // Heads [head, head + kG) of tiles kFirst and on.
 template <int kFirst, int kTiles, int kG>
 void ScoreTiles(const ScoreJob& job, int head) {
+  job.fetcher->Step();
   __m256i acc[kTiles][2][kG];
   PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
@@ -212,6 +215,7 @@ void ExpandPage(const FrameLayout& layout, const std::byte* code, uint8_t* out) 
 // As ScoreTiles, from bytes.
 template <int kTiles, int kG>
 void ScoreBytes(const ScoreJob& job, int tile, int head) {
+  job.fetcher->Step();
   __m256i acc[kTiles][2][kG];
   PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
@@ -468,7 +472,8 @@ void SizeScratch(const FrameLayout& layout, int g, PageQuery* out) {
 }
 
 void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-               int /*n_tokens*/, float* score_GT) {
+               int /*n_tokens*/, float* score_GT, Upcoming next) {
+  LineFetcher fetcher(next, kFrameTiles);
   static thread_local PageQuery scratch;
   const std::size_t n = static_cast<std::size_t>(layout.n_padded);
   SizeScratch(layout, g, &scratch);
@@ -511,13 +516,13 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
   BoundQuads(layout.n_padded, &scratch);
   PlanSteps(layout, layout.n_quads, scratch.bound_Q.data(), &scratch.steps);
   ScorePass({scratch.steps, codes, bytes, tile_bytes, scratch.q8.data(), scratch.at_Q.data(),
-             scratch.unit.data(), scratch.score.data()},
+             scratch.unit.data(), scratch.score.data(), &fetcher},
             g);
   if (scratch.score_fine.empty()) return;
   std::fill_n(scratch.bound_Q.data(), n / 4, 2 * kFineLimit);
   PlanSteps(layout, n_fine, scratch.bound_Q.data(), &scratch.steps);
   ScorePass({scratch.steps, codes, bytes, tile_bytes, scratch.q8_fine.data(), scratch.at_Q.data(),
-             scratch.unit_fine.data(), scratch.score_fine.data()},
+             scratch.unit_fine.data(), scratch.score_fine.data(), &fetcher},
             static_cast<int>(scratch.score_fine.size()));
 }
 

@@ -9,6 +9,7 @@
 #include "kvcodec/page_avx512-inl.h"
 #include "simd/avx512.h"
 #include "simd/dot_bytes_avx512.h"
+#include "simd/line_fetcher.h"
 
 PHASOR_BEGIN_AVX512
 namespace phasor {
@@ -64,15 +65,17 @@ PHASOR_INLINE void AddTiles(__m512i (&acc)[kTiles][kG], const std::byte* quad, c
 template <int kBits, int kFirst, int kTiles, int kG>
 PHASOR_INLINE void AddWidths(__m512i (&acc)[kTiles][kG], const FrameLayout& layout,
                              const std::byte* code, int quad, const int8_t* q8,
-                             std::ptrdiff_t group_bytes, int least_bits) {
+                             std::ptrdiff_t group_bytes, int least_bits, LineFetcher& fetcher) {
   if constexpr (kBits > 0) {
     if (kBits < least_bits) return;
     const int end = quad + layout.quads_of_bits[kBits];
     for (; quad < end; ++quad, code += 64 * kBits) {
+      fetcher.Step();
       AddTiles<kBits, kFirst, kTiles, kG>(acc, code,
                                           q8 + quad / 16 * group_bytes + 4 * FrameDword(quad));
     }
-    AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, quad, q8, group_bytes, least_bits);
+    AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, quad, q8, group_bytes, least_bits,
+                                             fetcher);
   }
 }
 
@@ -86,6 +89,7 @@ struct ScoreJob {
   bool add;                    // to the scores of an earlier pass, with steps of a sixteenth
   int least_bits;              // narrower channels are left out
   float* score_GT;
+  LineFetcher* fetcher;  // a step per quad and group of tiles
 };
 
 // Heads [head, head + kG) of tiles kFirst and on.
@@ -97,7 +101,7 @@ void ScoreTiles(const ScoreJob& job, int head) {
   }
   AddWidths<kMaxFrameBits, kFirst, kTiles, kG>(acc, job.layout, job.page + job.layout.first_code, 0,
                                                job.q8 + head * kFrameTiles * 64, job.group_bytes,
-                                               job.least_bits);
+                                               job.least_bits, *job.fetcher);
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     const __m512 unit = Set(job.add ? job.unit[head + h] * 0.0625f : job.unit[head + h]);
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
@@ -336,7 +340,7 @@ void ScorePass(const ScoreJob& job, int g) {
 }
 
 void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                 int /*n_tokens*/, float* score_GT) {
+                 int /*n_tokens*/, float* score_GT, Upcoming next) {
   static thread_local PageQuery scratch;
   const std::size_t n = static_cast<std::size_t>(layout.n_padded);
   scratch.scale.Resize(n);
@@ -346,6 +350,9 @@ void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, cons
   scratch.offset.Resize(static_cast<std::size_t>(g) * kFrameTiles);
   scratch.q8.Resize(static_cast<std::size_t>(g) * kFrameTiles * n);
   const int fine_bits = FoldScales(layout, query, g, page, &scratch);
+  // Steps of ScorePass: quads times the groups of tiles of ScoreHeads.
+  const int n_groups = g <= 3 ? 1 : g <= 6 ? 2 : 4;
+  LineFetcher fetcher(next, layout.n_quads * n_groups);
   ScoreJob job = {layout,
                   page,
                   scratch.q8.data(),
@@ -354,7 +361,8 @@ void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, cons
                   scratch.unit.data(),
                   /*add=*/false,
                   /*least_bits=*/1,
-                  score_GT};
+                  score_GT,
+                  &fetcher};
   ScorePass(job, g);
   if (fine_bits == 0) return;
   job.q8 = scratch.q8_fine.data();

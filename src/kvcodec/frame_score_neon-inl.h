@@ -13,6 +13,7 @@
 
 #include "base/aligned.h"
 #include "kvcodec/frame_kernels.h"
+#include "simd/line_fetcher.h"
 #include "kvcodec/frame_neon-inl.h"
 
 namespace phasor {
@@ -302,7 +303,8 @@ void ResizePageQuery(const FrameLayout& layout, int g, PageQuery* out) {
 }
 
 void ScoreNeon(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-               int /*n_tokens*/, float* score_GT) {
+               int /*n_tokens*/, float* score_GT, Upcoming next) {
+  LineFetcher fetcher(next, g);
   static thread_local PageQuery scratch;
   ResizePageQuery(layout, g, &scratch);
   LoadGrids(layout, page, &scratch);
@@ -327,6 +329,7 @@ void ScoreNeon(const FrameLayout& layout, const FrameQuery& query, int g, const 
   for (int h = 0; h < g; ++h) {
     const std::size_t head = static_cast<std::size_t>(h), at = scratch.score_fine.size();
     float* score_T = score_GT + h * kPageTokens;
+    fetcher.Step();
     scratch.score.push_back(score_T);
     if (n_fine > 0 && scratch.power[head] < layout.code_power) {
       scratch.unit_fine[at] = 0.0625f * scratch.unit[head];

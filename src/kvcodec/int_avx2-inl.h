@@ -146,7 +146,6 @@ struct RowScales {
   alignas(32) uint8_t first[kPageTokens];  // Selector of each token
   alignas(32) uint8_t second[kPageTokens];
   alignas(32) int8_t sign[kPageTokens];  // 1 or -1
-  float largest;
 
   PHASOR_INLINE Selector SelectorOf(int t) const {
     return {Broadcast4(first + t), Broadcast4(second + t)};
@@ -173,11 +172,6 @@ PHASOR_INLINE void LoadScales(const uint16_t* scales, RowScales* out) {
     _mm256_store_ps(out->scale + t + 16, _mm256_cvtph_ps(_mm256_castsi256_si128(pb)));
     _mm256_store_ps(out->scale + t + 24, _mm256_cvtph_ps(_mm256_extracti128_si256(pb, 1)));
   }
-  __m256 largest = _mm256_load_ps(out->scale);
-  for (int t = 8; t < kPageTokens; t += 8) {
-    largest = _mm256_max_ps(largest, _mm256_load_ps(out->scale + t));
-  }
-  out->largest = Largest(largest);
 }
 
 }  // namespace

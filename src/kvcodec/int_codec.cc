@@ -42,18 +42,27 @@ class IntCodec : public KvCodec {
 
   void ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
                  float* score_GT) const override {
+    ScorePageAhead(prepared, g, page, n_tokens, score_GT, {});
+  }
+  void ScorePageAhead(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
+                      float* score_GT, Upcoming next) const override {
     PHASOR_CHECK(shape_.role == KvRole::kKey);
     const QueryLayout at = QueryAt(g);
     Kernels().score({&shape_, page, reinterpret_cast<const int16_t*>(prepared + at.codes),
                      reinterpret_cast<const int8_t*>(prepared + at.bytes),
                      reinterpret_cast<const float*>(prepared),
-                     reinterpret_cast<const int32_t*>(prepared + at.sum), g, n_tokens, score_GT});
+                     reinterpret_cast<const int32_t*>(prepared + at.sum), g, n_tokens, score_GT,
+                     next});
   }
 
   void AccumulatePage(const float* weight_GT, int g, const std::byte* page, int n_tokens,
                       float* out_GD) const override {
+    AccumulatePageAhead(weight_GT, g, page, n_tokens, out_GD, {});
+  }
+  void AccumulatePageAhead(const float* weight_GT, int g, const std::byte* page, int n_tokens,
+                           float* out_GD, Upcoming next) const override {
     PHASOR_CHECK(shape_.role == KvRole::kValue);
-    Kernels().accumulate({&shape_, page, weight_GT, g, n_tokens, out_GD});
+    Kernels().accumulate({&shape_, page, weight_GT, g, n_tokens, out_GD, next});
   }
 
   bool HasRotation() const override { return format_.hadamard; }

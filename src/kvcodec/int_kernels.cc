@@ -145,35 +145,24 @@ void Score(const IntScoreArgs& a) {
 // w[t] * step is close to weight * |scale|. Returns step; 0 when no weight counts.
 float QuantizeWeights(const IntPageShape& shape, const float* weight, const uint16_t* scale,
                       const float* threshold, int n_tokens, int32_t* w) {
-  float product[kPageTokens], largest = 0, largest_scale = 0, squares = 0;
+  float product[kPageTokens], largest = 0;
   for (int t = 0; t < kPageTokens; ++t) {
-    const float size = std::fabs(F16ToF32(scale[t]));
-    largest_scale = std::max(largest_scale, size);
-    product[t] = t < n_tokens ? weight[t] * size : 0;
+    product[t] = t < n_tokens ? weight[t] * std::fabs(F16ToF32(scale[t])) : 0;
     largest = std::max(largest, product[t]);
-    squares += product[t] * product[t];
   }
   std::fill(w, w + kPageTokens, 0);
   if (!(largest >= kSmallestWeight)) return 0;
   const int n_levels = shape.bits == 8 ? kWeightLevels : kByteWeightLevels;
   const float inverse = static_cast<float>(n_levels) / largest;
   const float step = largest / static_cast<float>(n_levels);
-  const bool rest =
-      shape.bits != 8 && MayNeedRest(largest, largest_scale) && NeedsRest(largest, squares);
   for (int t = 0; t < n_tokens; ++t) {
     if (shape.bits == 8) {
       w[t] = static_cast<int32_t>(std::nearbyint(product[t] * inverse));
-    } else if (!rest) {
-      w[t] = std::min(255, static_cast<int32_t>(std::fma(product[t], inverse, threshold[t])));
     } else {
-      const int whole = std::min(255, static_cast<int32_t>(product[t] * inverse));
-      const float left = std::fma(static_cast<float>(-whole), step, product[t]);
-      w[t] = kRestLevels * whole +
-             std::clamp(static_cast<int32_t>(std::fma(left, kRestLevels * inverse, threshold[t])),
-                        0, kRestLevels);
+      w[t] = std::min(255, static_cast<int32_t>(std::fma(product[t], inverse, threshold[t])));
     }
   }
-  return rest ? step / kRestLevels : step;
+  return step;
 }
 
 void Accumulate(const IntAccumulateArgs& a) {

@@ -13,9 +13,9 @@
 // Queries are rounded to 15 bits and a sign relative to their largest magnitude. Weights times
 // scales are rounded relative to the largest of the page: to 15 bits for 8-bit codes; to 8 bits for
 // 3- and 4-bit codes, up or down by a threshold that depends on the place of the token (a Weyl
-// sequence of the golden ratio), so that a tail of small weights keeps its sum. Where few tokens of
-// a page carry most of a weight that matters (NeedsRest), the codes are summed a second time with
-// what rounding left. All sums are exact integers and all rounding is the same everywhere: CPU
+// sequence of the golden ratio), so that a tail of small weights keeps its sum. The largest weight
+// of a page is exact; the rounding of the others adds at most 5 % to the squared error of 4-bit
+// codes (docs/log.md). All sums are exact integers and all rounding is the same everywhere: CPU
 // levels agree.
 //
 // Page: f16 scales [n_blocks][128 tokens], then tiles [n_inner / group][n_lanes / 16]. Byte 4 l + b
@@ -76,6 +76,7 @@ struct IntScoreArgs {
   int g;
   int n_tokens;
   float* score_GT;
+  Upcoming next = {};
 };
 
 struct IntAccumulateArgs {
@@ -85,6 +86,7 @@ struct IntAccumulateArgs {
   int g;
   int n_tokens;
   float* out_GD;
+  Upcoming next = {};
 };
 
 // Squared errors of one row on the grids of all books, in levels.
@@ -123,20 +125,9 @@ inline constexpr float kSmallestWeight = 1e-30f;
 inline constexpr int kQueryLevels = 127 * 128;
 inline constexpr int kWeightLevels = 32767;    // for 8-bit codes
 inline constexpr int kByteWeightLevels = 255;  // for 3- and 4-bit codes
-// Steps of a byte weight's unit in what rounding left: four bits more, so that next to nothing of
-// the rounding error remains, and few enough for 16-bit sums of many tokens.
-inline constexpr int kRestLevels = 15;
-
 // Rounding weights to 8 bits adds 128 / 6 * (largest / 255)^2 at most, on average over where they
 // fall, to the sum of their squares times the squared error of the codes, 0.0062 for 4 bits and
-// 0.025 for 3. Beyond 2 % (0.5 %) of that the rest counts, but only where the page has weights of
-// 1/16 and more: callers pass exp(score - running maximum), so others hardly add to the result.
-inline bool MayNeedRest(float largest_product, float largest_scale) {
-  return 16 * largest_product >= largest_scale;
-}
-inline bool NeedsRest(float largest_product, float sum_of_squares) {
-  return sum_of_squares < 2.6f * (largest_product * largest_product);
-}
+// 0.025 for 3: at most 5.3 % and 1.3 % of it, and that only where one token carries the page.
 
 // Thresholds in [0, 1) of kPageTokens tokens for one head of one page.
 inline constexpr int kThresholdPhases = 64;

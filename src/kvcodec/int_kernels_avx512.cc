@@ -9,8 +9,11 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#include <algorithm>
+
 #include "simd/avx512.h"
 #include "simd/dot_bytes_avx512.h"
+#include "simd/line_fetcher.h"
 #include "simd/target.h"
 
 PHASOR_BEGIN_AVX512
@@ -99,7 +102,7 @@ PHASOR_INLINE __mmask16 TailMask(int n) {
 
 // G queries from `head`, NB blocks of 16 tokens from lane block `lane`.
 template <int BITS, int G, int NB>
-void ScoreLanes(const IntScoreArgs& a, int head, int lane) {
+void ScoreLanes(const IntScoreArgs& a, int head, int lane, LineFetcher& fetcher) {
   using T = Tile<BITS>;
   const IntPageShape& shape = *a.shape;
   const int n_rows = shape.n_inner / shape.group, rows_per_block = shape.block / shape.group;
@@ -126,6 +129,7 @@ void ScoreLanes(const IntScoreArgs& a, int head, int lane) {
     const std::byte* codes = a.page + shape.codes_at + begin * row_bytes + lane * T::kBytes;
     const int8_t* q = a.q_bytes + 2 * (head * shape.n_inner + begin * shape.group);
     for (int row = begin; row < end; ++row, codes += row_bytes) {
+      fetcher.Step();
       T tile[NB];
       PHASOR_UNROLL for (int n = 0; n < NB; ++n) tile[n].Load(codes + n * T::kBytes);
       PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, q += 8) {
@@ -161,21 +165,23 @@ void ScoreLanes(const IntScoreArgs& a, int head, int lane) {
 }
 
 template <int BITS, int G>
-void ScoreHeads(const IntScoreArgs& a, int head) {
+void ScoreHeads(const IntScoreArgs& a, int head, LineFetcher& fetcher) {
   constexpr int kBlocks = G <= 2 ? 4 : 2;
   const int end = (a.n_tokens + 15) / 16;
   int lane = 0;
-  for (; lane + kBlocks <= end; lane += kBlocks) ScoreLanes<BITS, G, kBlocks>(a, head, lane);
-  for (; lane < end; ++lane) ScoreLanes<BITS, G, 1>(a, head, lane);
+  for (; lane + kBlocks <= end; lane += kBlocks) ScoreLanes<BITS, G, kBlocks>(a, head, lane, fetcher);
+  for (; lane < end; ++lane) ScoreLanes<BITS, G, 1>(a, head, lane, fetcher);
 }
 
 template <int BITS>
 void ScoreBits(const IntScoreArgs& a) {
+  const int n_rows = a.shape->n_inner / a.shape->group;
+  LineFetcher fetcher(a.next, n_rows * ((a.g + 3) / 4) * (a.g <= 2 ? 2 : 4));
   int head = 0;
-  for (; head + 4 <= a.g; head += 4) ScoreHeads<BITS, 4>(a, head);
-  if (a.g - head == 3) ScoreHeads<BITS, 3>(a, head);
-  if (a.g - head == 2) ScoreHeads<BITS, 2>(a, head);
-  if (a.g - head == 1) ScoreHeads<BITS, 1>(a, head);
+  for (; head + 4 <= a.g; head += 4) ScoreHeads<BITS, 4>(a, head, fetcher);
+  if (a.g - head == 3) ScoreHeads<BITS, 3>(a, head, fetcher);
+  if (a.g - head == 2) ScoreHeads<BITS, 2>(a, head, fetcher);
+  if (a.g - head == 1) ScoreHeads<BITS, 1>(a, head, fetcher);
 }
 
 void Score(const IntScoreArgs& a) {
@@ -190,7 +196,7 @@ constexpr int kVectors = kPageTokens / 16;
 constexpr int kMaxHeads = 8;
 
 // Rounded weights of up to kMaxHeads heads for one block of channels: w = 256 * high + low (8-bit
-// codes), or low alone; `high` then has what is left in units of 1/kRestLevels where `rest` is set.
+// codes), or low alone.
 struct BlockWeights {
   alignas(64) uint8_t low[kMaxHeads][kPageTokens];
   alignas(64) uint8_t high[kMaxHeads][kPageTokens];
@@ -198,18 +204,12 @@ struct BlockWeights {
   alignas(64) float scale[kPageTokens];
   float step[kMaxHeads];
   float largest[kMaxHeads];  // weight times scale
-  float largest_scale;
-  bool rest[kMaxHeads];
 };
 
 PHASOR_INLINE void LoadScales(const uint16_t* scales, const IntLevels& levels, BlockWeights* w) {
-  __m512 largest = _mm512_setzero_ps();
   for (int v = 0; v < kVectors; ++v) {
-    const __m512 scale = LoadAbsF16(scales + 16 * v);
-    _mm512_store_ps(w->scale + 16 * v, scale);
-    largest = _mm512_max_ps(largest, scale);
+    _mm512_store_ps(w->scale + 16 * v, LoadAbsF16(scales + 16 * v));
   }
-  w->largest_scale = _mm512_reduce_max_ps(largest);
   for (int v = 0; v < kVectors / 2; ++v) {
     const __m512i s = Selector16(_mm512_loadu_si512(scales + 32 * v), levels);
     _mm256_store_si256(reinterpret_cast<__m256i*>(w->selector + 32 * v), _mm512_cvtepi16_epi8(s));
@@ -243,7 +243,6 @@ PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const floa
   float top = Products(weight, n_tokens, *w, product);
   if (BITS == 8) top = w->largest[i];  // found for all heads before, so that none waits for it
   w->step[i] = 0;
-  w->rest[i] = false;
   if (!(top >= kSmallestWeight)) {
     __builtin_memset(w->low[i], 0, kPageTokens);
     if (BITS == 8) __builtin_memset(w->high[i], 0, kPageTokens);
@@ -252,12 +251,6 @@ PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const floa
   constexpr float kLevels = BITS == 8 ? kWeightLevels : kByteWeightLevels;
   const __m512 inverse = _mm512_set1_ps(kLevels / top);
   w->step[i] = top / kLevels;
-  w->largest[i] = top;
-  if (BITS != 8 && MayNeedRest(top, w->largest_scale)) {
-    __m512 squares = _mm512_setzero_ps();
-    for (const __m512& p : product) squares = _mm512_fmadd_ps(p, p, squares);
-    w->rest[i] = NeedsRest(top, _mm512_reduce_add_ps(squares));
-  }
   __m512i q[kVectors];
   PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
     q[v] = BITS == 8 ? _mm512_cvtps_epi32(_mm512_mul_ps(product[v], inverse))
@@ -281,38 +274,10 @@ PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const floa
   return true;
 }
 
-// Where head i needs it, its weights again: whole units in `low`, what is left in `high`.
-void SplitWeights(const float* weight, int n_tokens, const float* threshold, BlockWeights* w,
-                  int i) {
-  if (!w->rest[i]) {
-    __builtin_memset(w->high[i], 0, kPageTokens);
-    return;
-  }
-  const __m512 inverse = _mm512_set1_ps(kByteWeightLevels / w->largest[i]);
-  const __m512 fine = _mm512_mul_ps(inverse, _mm512_set1_ps(kRestLevels));
-  const __m512 step = _mm512_set1_ps(w->step[i]);
-  for (int v = 0; v < kVectors; v += 4) {
-    __m512i whole[4], left[4];
-    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
-      const int t = 16 * (v + j);
-      const __m512 p = _mm512_mul_ps(_mm512_maskz_loadu_ps(TailMask(n_tokens - t), weight + t),
-                                     _mm512_load_ps(w->scale + t));
-      whole[j] =
-          _mm512_min_epi32(_mm512_cvttps_epi32(_mm512_mul_ps(p, inverse)), _mm512_set1_epi32(255));
-      const __m512 rest = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(whole[j]), step, p);
-      left[j] = _mm512_min_epi32(
-          _mm512_cvttps_epi32(_mm512_fmadd_ps(rest, fine, _mm512_loadu_ps(threshold + t))),
-          _mm512_set1_epi32(kRestLevels));
-    }
-    _mm512_store_si512(w->low[i] + 16 * v, PackBytes(whole[0], whole[1], whole[2], whole[3]));
-    _mm512_store_si512(w->high[i] + 16 * v, PackBytes(left[0], left[1], left[2], left[3]));
-  }
-}
-
 // G outputs from `head`, whose weights start at `slot`; NB blocks of 16 channels.
 template <int BITS, int G, int NB>
 void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head, int slot,
-                     int lane) {
+                     int lane, LineFetcher& fetcher) {
   using T = Tile<BITS>;
   constexpr int kPlanes = BITS == 8 ? 2 : 1;
   const IntPageShape& shape = *a.shape;
@@ -328,6 +293,7 @@ void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head
   }
   int t = 0;
   for (int row = 0; row < n_rows; ++row, codes += row_bytes) {
+    fetcher.Step();
     T tile[NB];
     PHASOR_UNROLL for (int n = 0; n < NB; ++n) tile[n].Load(codes + n * T::kBytes);
     PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, t += 4) {
@@ -364,35 +330,45 @@ void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head
 
 template <int BITS, int G>
 void AccumulateHeads(const IntAccumulateArgs& a, const BlockWeights& w, int head, int slot,
-                     int lane, int end) {
+                     int lane, int end, LineFetcher& fetcher) {
   // Accumulators, levels and constants stay in 32 registers.
   constexpr int kBlocks = BITS == 8 || G > 4 ? 2 : 4;
   for (; lane + kBlocks <= end; lane += kBlocks) {
-    AccumulateLanes<BITS, G, kBlocks>(a, w, head, slot, lane);
+    AccumulateLanes<BITS, G, kBlocks>(a, w, head, slot, lane, fetcher);
   }
   if (kBlocks > 2 && lane + 2 <= end) {
-    AccumulateLanes<BITS, G, 2>(a, w, head, slot, lane);
+    AccumulateLanes<BITS, G, 2>(a, w, head, slot, lane, fetcher);
     lane += 2;
   }
-  for (; lane < end; ++lane) AccumulateLanes<BITS, G, 1>(a, w, head, slot, lane);
+  for (; lane < end; ++lane) AccumulateLanes<BITS, G, 1>(a, w, head, slot, lane, fetcher);
 }
 
 // Lane blocks [lane, end) of the n <= kMaxHeads heads from `first`.
 template <int BITS>
 void AccumulateChunk(const IntAccumulateArgs& a, const BlockWeights& w, int first, int n, int lane,
-                     int end) {
+                     int end, LineFetcher& fetcher) {
   int i = 0;
   if constexpr (BITS != 8) {
-    if (n == 8) AccumulateHeads<BITS, 8>(a, w, first, 0, lane, end);
-    if (n == 7) AccumulateHeads<BITS, 7>(a, w, first, 0, lane, end);
-    if (n == 6) AccumulateHeads<BITS, 6>(a, w, first, 0, lane, end);
-    if (n == 5) AccumulateHeads<BITS, 5>(a, w, first, 0, lane, end);
+    if (n == 8) AccumulateHeads<BITS, 8>(a, w, first, 0, lane, end, fetcher);
+    if (n == 7) AccumulateHeads<BITS, 7>(a, w, first, 0, lane, end, fetcher);
+    if (n == 6) AccumulateHeads<BITS, 6>(a, w, first, 0, lane, end, fetcher);
+    if (n == 5) AccumulateHeads<BITS, 5>(a, w, first, 0, lane, end, fetcher);
     if (n >= 5) return;
   }
-  for (; i + 4 <= n; i += 4) AccumulateHeads<BITS, 4>(a, w, first + i, i, lane, end);
-  if (n - i == 3) AccumulateHeads<BITS, 3>(a, w, first + i, i, lane, end);
-  if (n - i == 2) AccumulateHeads<BITS, 2>(a, w, first + i, i, lane, end);
-  if (n - i == 1) AccumulateHeads<BITS, 1>(a, w, first + i, i, lane, end);
+  for (; i + 4 <= n; i += 4) AccumulateHeads<BITS, 4>(a, w, first + i, i, lane, end, fetcher);
+  if (n - i == 3) AccumulateHeads<BITS, 3>(a, w, first + i, i, lane, end, fetcher);
+  if (n - i == 2) AccumulateHeads<BITS, 2>(a, w, first + i, i, lane, end, fetcher);
+  if (n - i == 1) AccumulateHeads<BITS, 1>(a, w, first + i, i, lane, end, fetcher);
+}
+
+// Rows of tiles that AccumulateLanes goes through in all.
+template <int BITS>
+int AccumulateSteps(const IntPageShape& shape, int g) {
+  const int rows = kPageTokens / shape.group;
+  const int heads_at_once = BITS == 8 ? 4 : kMaxHeads;
+  const int lanes_at_once = BITS == 8 || g > 4 ? 2 : 4;
+  return rows * ((g + heads_at_once - 1) / heads_at_once) *
+         std::max(1, shape.n_lanes / 16 / lanes_at_once);
 }
 
 template <int BITS>
@@ -401,6 +377,7 @@ void AccumulateBits(const IntAccumulateArgs& a) {
   const auto* scales = reinterpret_cast<const uint16_t*>(a.page);
   const bool full = a.n_tokens == kPageTokens;  // nearly always: no masks
   BlockWeights w;
+  LineFetcher fetcher(a.next, AccumulateSteps<BITS>(shape, a.g));
   for (int b = 0; b < shape.n_blocks; ++b) {
     const uint16_t* scale = scales + b * kPageTokens;
     LoadScales(scale, *shape.levels, &w);
@@ -409,7 +386,6 @@ void AccumulateBits(const IntAccumulateArgs& a) {
     for (int first = 0; first < a.g; first += kMaxHeads) {
       const int n = a.g - first < kMaxHeads ? a.g - first : kMaxHeads;
       bool any = false;
-      int n_rest = 0;
       for (int i = 0; BITS == 8 && i < n; ++i) {
         __m512 product[kVectors];
         const float* weight = a.weight_GT + (first + i) * kPageTokens;
@@ -421,23 +397,9 @@ void AccumulateBits(const IntAccumulateArgs& a) {
         const float* threshold = Thresholds(scale, first + i);
         any |= full ? QuantizeWeights<BITS>(weight, kPageTokens, threshold, &w, i)
                     : QuantizeWeights<BITS>(weight, a.n_tokens, threshold, &w, i);
-        n_rest += w.rest[i] ? 1 : 0;
       }
       if (!any) continue;
-      if (BITS != 8 && n_rest > 0) {
-        for (int i = 0; i < n; ++i) {
-          SplitWeights(a.weight_GT + (first + i) * kPageTokens, a.n_tokens,
-                       Thresholds(scale, first + i), &w, i);
-        }
-      }
-      AccumulateChunk<BITS>(a, w, first, n, lane, end);
-      if (n_rest == 0) continue;
-      __builtin_memcpy(w.low, w.high, static_cast<std::size_t>(n) * kPageTokens);
-      for (int i = 0; i < n; ++i) w.step[i] /= kRestLevels;
-      if (n_rest > 2) AccumulateChunk<BITS>(a, w, first, n, lane, end);
-      for (int i = 0; i < n; ++i) {
-        if (n_rest <= 2 && w.rest[i]) AccumulateHeads<BITS, 1>(a, w, first + i, i, lane, end);
-      }
+      AccumulateChunk<BITS>(a, w, first, n, lane, end, fetcher);
     }
   }
 }

@@ -108,14 +108,12 @@ constexpr int kMaxHeads = 4;
 struct BlockWeights {
   BlockScales scales;
   alignas(16) float product[kMaxHeads][kPageTokens];  // weight times size, 0 beyond n_tokens
-  // 3 and 4 bits: the weights and, where `rest` is set, what is left in units of 1/kRestLevels. 8
-  // bits: low and high byte of a weight.
+  // 3 and 4 bits: the weights in the first plane. 8 bits: low and high byte of a weight.
   alignas(16) uint8_t byte[kMaxHeads][2][kPageTokens];
   alignas(16) int16_t word[kMaxHeads][kPageTokens];  // 8 bits: the weights
-  int32_t sum[kMaxHeads][2];                         // over the bytes; 8 bits: over the words
+  int32_t sum[kMaxHeads];                            // over the bytes; 8 bits: over the words
   float step[kMaxHeads];
   float largest[kMaxHeads];  // of the products
-  bool rest[kMaxHeads];
 };
 
 // Sets product[i] and largest[i].
@@ -147,46 +145,21 @@ PHASOR_INLINE uint8x16_t PackBytes(const int32x4_t q[4]) {
   return vqmovn_high_u16(vqmovn_u16(low), high);
 }
 
-PHASOR_INLINE float SumOfSquares(const float* x) {
-  float32x4_t sum[4];
-  PHASOR_UNROLL for (int j = 0; j < 4; ++j) sum[j] = vdupq_n_f32(0.0f);
-  for (int t = 0; t < kPageTokens; t += 16) {
-    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
-      const float32x4_t p = vld1q_f32(x + t + 4 * j);
-      sum[j] = vfmaq_f32(sum[j], p, p);
-    }
-  }
-  return vaddvq_f32(vaddq_f32(vaddq_f32(sum[0], sum[1]), vaddq_f32(sum[2], sum[3])));
-}
-
-// Weights of 8 bits, or with the rest in the second plane.
-void QuantizeBytes(const float* threshold, bool split, BlockWeights* w, int i) {
+// Weights of 8 bits.
+void QuantizeBytes(const float* threshold, BlockWeights* w, int i) {
   const float inverse = kByteWeightLevels / w->largest[i];
-  uint32_t sum[2] = {0, 0};
+  uint32_t sum = 0;
   for (int t = 0; t < kPageTokens; t += 16) {
-    int32x4_t whole[4], left[4];
+    int32x4_t whole[4];
     PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
       const float32x4_t p = vld1q_f32(w->product[i] + t + 4 * j);
-      const float32x4_t up = vld1q_f32(threshold + t + 4 * j);
-      if (!split) {
-        whole[j] = vcvtq_s32_f32(vfmaq_n_f32(up, p, inverse));
-        continue;
-      }
-      whole[j] = vminq_s32(vcvtq_s32_f32(vmulq_n_f32(p, inverse)), vdupq_n_s32(255));
-      const float32x4_t rest = vfmsq_n_f32(p, vcvtq_f32_s32(whole[j]), w->step[i]);
-      left[j] = vminq_s32(vcvtq_s32_f32(vfmaq_n_f32(up, rest, kRestLevels * inverse)),
-                          vdupq_n_s32(kRestLevels));
+      whole[j] = vcvtq_s32_f32(vfmaq_n_f32(vld1q_f32(threshold + t + 4 * j), p, inverse));
     }
     const uint8x16_t bytes = PackBytes(whole);
     vst1q_u8(w->byte[i][0] + t, bytes);
-    sum[0] += vaddlvq_u8(bytes);
-    if (!split) continue;
-    const uint8x16_t fine = PackBytes(left);
-    vst1q_u8(w->byte[i][1] + t, fine);
-    sum[1] += vaddlvq_u8(fine);
+    sum += vaddlvq_u8(bytes);
   }
-  w->sum[i][0] = static_cast<int32_t>(sum[0]);
-  w->sum[i][1] = static_cast<int32_t>(sum[1]);
+  w->sum[i] = static_cast<int32_t>(sum);
 }
 
 // Weights of 15 bits. Scales of 8-bit codes are not negative.
@@ -202,7 +175,7 @@ void QuantizeWords(BlockWeights* w, int i) {
     vst1_u8(w->byte[i][1] + t, vshrn_n_u16(vreinterpretq_u16_s16(size), 8));
     sum += vaddlvq_s16(size);
   }
-  w->sum[i][0] = sum;
+  w->sum[i] = sum;
 }
 
 // Returns whether any weight counts.
@@ -210,20 +183,17 @@ template <int BITS>
 bool QuantizeWeights(const float* threshold, BlockWeights* w, int i) {
   const float top = w->largest[i];
   w->step[i] = 0;
-  w->rest[i] = false;
   if (!(top >= kSmallestWeight)) {
     std::memset(w->byte[i], 0, sizeof(w->byte[i]));
     std::memset(w->word[i], 0, sizeof(w->word[i]));
-    w->sum[i][0] = w->sum[i][1] = 0;
+    w->sum[i] = 0;
     return false;
   }
   w->step[i] = top / (BITS == 8 ? kWeightLevels : kByteWeightLevels);
   if constexpr (BITS == 8) {
     QuantizeWords(w, i);
   } else {
-    w->rest[i] = MayNeedRest(top, w->scales.largest) && NeedsRest(top, SumOfSquares(w->product[i]));
-    if (!w->rest[i]) std::memset(w->byte[i][1], 0, kPageTokens);
-    QuantizeBytes(threshold, w->rest[i], w, i);
+    QuantizeBytes(threshold, w, i);
   }
   return true;
 }
@@ -242,7 +212,7 @@ PHASOR_INLINE void AddSums(int32x4_t sum, float step, int n_channels, float* out
 
 // Sixteen channels, 3 or 4 bits.
 template <int BITS, int BOOK_BITS, int G>
-void AccumulateBytes(const IntAccumulateArgs& a, const BlockWeights& w, int plane, int head,
+void AccumulateBytes(const IntAccumulateArgs& a, const BlockWeights& w, int head,
                      int lane) {
   using T = Tile<BITS>;
   const IntPageShape& shape = *a.shape;
@@ -251,7 +221,7 @@ void AccumulateBytes(const IntAccumulateArgs& a, const BlockWeights& w, int plan
   const Table<BOOK_BITS> table(*shape.levels);
   uint32x4_t acc[4][G];
   PHASOR_UNROLL for (int i = 0; i < 4 * G; ++i) {
-    acc[i / G][i % G] = vdupq_n_u32(static_cast<uint32_t>(-64 * w.sum[i % G][plane]));
+    acc[i / G][i % G] = vdupq_n_u32(static_cast<uint32_t>(-64 * w.sum[i % G]));
   }
   for (int t = 0; t < a.n_tokens; codes += row_bytes) {
     PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, t += 4) {
@@ -264,7 +234,7 @@ void AccumulateBytes(const IntAccumulateArgs& a, const BlockWeights& w, int plan
         level[v] = vreinterpretq_u8_s8(vmlaq_s8(vdupq_n_s8(64), plain, sign));
       }
       PHASOR_UNROLL for (int i = 0; i < G; ++i) {
-        const uint8x16_t wi = Repeat4Unsigned(w.byte[i][plane] + t);
+        const uint8x16_t wi = Repeat4Unsigned(w.byte[i][0] + t);
         PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
           acc[v][i] = AddByteProducts(acc[v][i], level[v], wi);
         }
@@ -287,7 +257,7 @@ PHASOR_INLINE void SumWords(const std::byte* codes, std::size_t row_bytes, int n
                             const BlockWeights& w, int32x4_t (&sum)[kWordVectors][G]) {
   uint32x4_t low[2][G], high[2][G];
   PHASOR_UNROLL for (int i = 0; i < 2 * G; ++i) {
-    low[i / G][i % G] = vdupq_n_u32(static_cast<uint32_t>(-128 * w.sum[i % G][0]));
+    low[i / G][i % G] = vdupq_n_u32(static_cast<uint32_t>(-128 * w.sum[i % G]));
     high[i / G][i % G] = vdupq_n_u32(0);
   }
   for (int t = 0; t < n_tokens; codes += row_bytes) {
@@ -356,24 +326,20 @@ template <int BITS, int BOOK_BITS, int G>
 void AccumulateHeads(const IntAccumulateArgs& a, BlockWeights* w, int block, int head) {
   const IntPageShape& shape = *a.shape;
   const auto* scales = reinterpret_cast<const uint16_t*>(a.page) + block * kPageTokens;
-  bool any = false, rest = false;
+  bool any = false;
   for (int i = 0; i < G; ++i) {
     MultiplyWeights(a.weight_GT + (head + i) * kPageTokens, a.n_tokens, w, i);
     any |= QuantizeWeights<BITS>(Thresholds(scales, head + i), w, i);
-    rest |= w->rest[i];
   }
   if (!any) return;
   const int begin = block * shape.block;
   const int end = block + 1 == shape.n_blocks ? shape.head_dim : begin + shape.block;
-  for (int plane = 0; plane < (rest ? 2 : 1); ++plane) {
-    for (int channel = begin; channel < end; channel += 16) {
-      if constexpr (BITS == 8) {
-        AccumulateWords<G>(a, *w, head, channel / 16);
-      } else {
-        AccumulateBytes<BITS, BOOK_BITS, G>(a, *w, plane, head, channel / 16);
-      }
+  for (int channel = begin; channel < end; channel += 16) {
+    if constexpr (BITS == 8) {
+      AccumulateWords<G>(a, *w, head, channel / 16);
+    } else {
+      AccumulateBytes<BITS, BOOK_BITS, G>(a, *w, head, channel / 16);
     }
-    for (float& step : w->step) step /= kRestLevels;
   }
 }
 

@@ -70,26 +70,21 @@ struct BlockScales {
   alignas(16) float size[kPageTokens];
   alignas(16) uint8_t book[kPageTokens];  // << bits: or-ed to codes
   alignas(16) int8_t sign[kPageTokens];   // 1 or -1
-  float largest;
 };
 
 template <int BITS, int BOOK_BITS>
 PHASOR_INLINE void LoadScales(const uint16_t* scales, BlockScales* out) {
-  float32x4_t largest = vdupq_n_f32(0.0f);
   for (int t = 0; t < kPageTokens; t += 8) {
     const uint16x8_t scale = vld1q_u16(scales + t);
     const float16x8_t size = vreinterpretq_f16_u16(vandq_u16(scale, vdupq_n_u16(0x7fff)));
-    const float32x4_t low = vcvt_f32_f16(vget_low_f16(size)), high = vcvt_high_f32_f16(size);
-    vst1q_f32(out->size + t, low);
-    vst1q_f32(out->size + t + 4, high);
-    largest = vmaxq_f32(largest, vmaxq_f32(low, high));
+    vst1q_f32(out->size + t, vcvt_f32_f16(vget_low_f16(size)));
+    vst1q_f32(out->size + t + 4, vcvt_high_f32_f16(size));
     constexpr uint16_t kBooks = (1 << BOOK_BITS) - 1;
     const uint16x8_t book = vshlq_n_u16(vandq_u16(scale, vdupq_n_u16(kBooks)), BITS);
     vst1_u8(out->book + t, vmovn_u16(book));
     const int16x8_t negative = vshrq_n_s16(vreinterpretq_s16_u16(scale), 15);
     vst1_s8(out->sign + t, vmovn_s16(vorrq_s16(negative, vdupq_n_s16(1))));
   }
-  out->largest = vmaxvq_f32(largest);
 }
 
 }  // namespace

@@ -10,19 +10,19 @@
 #include <cstdlib>
 
 #include "kvcodec/int_avx2-inl.h"
+#include "simd/line_fetcher.h"
 
 namespace phasor {
 namespace {
 
-constexpr int kMaxHeads = 8;      // whose byte weights are rounded together
-constexpr int kMaxByteRows = 8;   // of byte weights that meet the codes together
+constexpr int kMaxHeads = 8;      // whose byte weights meet the codes together
 constexpr int kMaxWordHeads = 4;  // the same of words
 
-// Byte weights: first those of the query heads that have any, then what rounding left of some.
+// Byte weights of the query heads that have any.
 struct ByteRows {
-  alignas(32) uint8_t byte[2 * kMaxHeads][kPageTokens];
-  float step[2 * kMaxHeads];
-  int head[2 * kMaxHeads];
+  alignas(32) uint8_t byte[kMaxHeads][kPageTokens];
+  float step[kMaxHeads];
+  int head[kMaxHeads];
   int n = 0;
 };
 
@@ -88,21 +88,6 @@ PHASOR_INLINE float LargestProduct(const HeadWeights& head, const RowScales& row
       _mm256_max_ps(_mm256_max_ps(largest[0], largest[1]), _mm256_max_ps(largest[2], largest[3])));
 }
 
-PHASOR_INLINE float SumOfSquares(const HeadWeights& head, const RowScales& rows) {
-  __m256 sum[4];
-  PHASOR_UNROLL for (__m256& s : sum) s = _mm256_setzero_ps();
-  for (int t = 0; t < head.n_tokens; t += 32) {
-    PHASOR_UNROLL for (int j = 0; j < 4; ++j) {
-      const __m256 p = LoadProducts(head, rows, t + 8 * j);
-      sum[j] = _mm256_fmadd_ps(p, p, sum[j]);
-    }
-  }
-  const __m256 all = _mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3]));
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-
 // byte[t] = products / largest * 255, up or down by their thresholds.
 PHASOR_INLINE void RoundToBytes(const HeadWeights& head, const RowScales& rows, float largest,
                                 uint8_t* byte) {
@@ -118,67 +103,30 @@ PHASOR_INLINE void RoundToBytes(const HeadWeights& head, const RowScales& rows, 
   }
 }
 
-// The same in two planes: whole units, and what is left in 1/kRestLevels of them.
-void SplitToBytes(const HeadWeights& head, const RowScales& rows, float largest, uint8_t* whole_T,
-                  uint8_t* rest_T) {
-  const __m256 inverse = _mm256_set1_ps(kByteWeightLevels / largest);
-  const __m256 fine = _mm256_mul_ps(inverse, _mm256_set1_ps(kRestLevels));
-  const __m256 step = _mm256_set1_ps(largest / kByteWeightLevels);
-  for (int t = 0; t < kPageTokens; t += 32) {
-    __m256i whole[4], left[4];
-    for (int j = 0; j < 4; ++j) {
-      const int at = t + 8 * j;
-      const __m256 p = LoadProducts(head, rows, at);
-      whole[j] =
-          _mm256_min_epi32(_mm256_cvttps_epi32(_mm256_mul_ps(p, inverse)), _mm256_set1_epi32(255));
-      const __m256 rest = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(whole[j]), step, p);
-      left[j] = _mm256_min_epi32(
-          _mm256_cvttps_epi32(_mm256_fmadd_ps(rest, fine, _mm256_loadu_ps(head.threshold + at))),
-          _mm256_set1_epi32(kRestLevels));
-    }
-    _mm256_store_si256(reinterpret_cast<__m256i*>(whole_T + t), PackBytes(whole));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(rest_T + t), PackBytes(left));
-  }
-}
-
 // Rounds the weights of heads [first, end).
 PHASOR_INLINE void RoundHeads(const IntAccumulateArgs& a, const RowScales& rows,
                               const uint16_t* scales, int n_tokens, int first, int end,
                               ByteRows* out) {
-  float top[kMaxHeads];
-  int n_rests = 0, rest_of[kMaxHeads];
   out->n = 0;
   for (int h = first; h < end; ++h) {
     const HeadWeights head = {a.weight_GT + h * kPageTokens, Thresholds(scales, h), n_tokens};
     const float largest = LargestProduct(head, rows);
     if (!(largest >= kSmallestWeight)) continue;
     const int i = out->n++;
-    top[i] = largest;
     out->head[i] = h;
     out->step[i] = largest / kByteWeightLevels;
-    if (MayNeedRest(largest, rows.largest) && NeedsRest(largest, SumOfSquares(head, rows))) {
-      rest_of[n_rests++] = i;
-    } else {
-      RoundToBytes(head, rows, largest, out->byte[i]);
-    }
-  }
-  for (int k = 0; k < n_rests; ++k) {
-    const int i = rest_of[k], j = out->n++, h = out->head[i];
-    out->head[j] = h;
-    out->step[j] = out->step[i] / kRestLevels;
-    SplitToBytes({a.weight_GT + h * kPageTokens, Thresholds(scales, h), n_tokens}, rows, top[i],
-                 out->byte[i], out->byte[j]);
+    RoundToBytes(head, rows, largest, out->byte[i]);
   }
 }
 
 // A 16-bit sum takes two weights times levels a step; kSteps steps are a tile. With the largest of
-// all rows [first, first + n) in place of each row's own the plan serves all of them.
+// all rows in place of each row's own the plan serves all of them.
 template <int kSteps>
-void PlanSpans(const ByteRows& bytes, int first, int n, int n_tokens, int largest_level,
+void PlanSpans(const ByteRows& bytes, int n_tokens, int largest_level,
                SpanPlan* plan) {
   __m256i most[kPageTokens / 32];  // word 2 s + k: tokens 4 s + 2 k and 4 s + 2 k + 1
   PHASOR_UNROLL for (__m256i& m : most) m = _mm256_setzero_si256();
-  for (int i = first; i < first + n; ++i) {
+  for (int i = 0; i < bytes.n; ++i) {
     PHASOR_UNROLL for (int v = 0; v < kPageTokens / 32; ++v) {
       __m256i sum = _mm256_maddubs_epi16(Load256(bytes.byte[i] + 32 * v), _mm256_set1_epi8(1));
       sum = _mm256_add_epi16(sum, _mm256_srli_epi64(sum, 32));
@@ -263,18 +211,18 @@ PHASOR_INLINE void AddTiles(const Table<BOOK_BITS>& table, const RowScales& rows
   if (!kDense) MoveSums<G>(word, sum);
 }
 
-// Eight channels, 3 or 4 bits, rows [first, first + G).
+// Eight channels, 3 or 4 bits, the G rows.
 template <int BITS, int BOOK_BITS, int G>
 __attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const RowScales& rows,
-                                               const ByteRows& bytes, int first,
-                                               const SpanPlan& plan, int channel) {
+                                               const ByteRows& bytes, const SpanPlan& plan,
+                                               int channel) {
   using T = Tile<BITS>;
   const IntPageShape& shape = *a.shape;
   const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
   const std::byte* codes = a.page + shape.codes_at + channel / 16 * T::kBytes;
   const int half = channel / 8 % 2;
   const Table<BOOK_BITS> table(*shape.levels);
-  const uint8_t* byte = bytes.byte[first];
+  const uint8_t* byte = bytes.byte[0];
   __m256i sum[G];
   PHASOR_UNROLL for (int i = 0; i < G; ++i) sum[i] = _mm256_setzero_si256();
   __asm__ volatile("" : : "r"(sum) : "memory");  // they stay in memory
@@ -290,21 +238,22 @@ __attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const
     codes += row_bytes * static_cast<std::size_t>(n);
   }
   PHASOR_UNROLL for (int i = 0; i < G; ++i) {
-    AddSums(sum[i], bytes.step[first + i], shape.head_dim - channel,
-            a.out_GD + bytes.head[first + i] * shape.head_dim + channel);
+    AddSums(sum[i], bytes.step[i], shape.head_dim - channel,
+            a.out_GD + bytes.head[i] * shape.head_dim + channel);
   }
 }
 
 template <int BITS, int BOOK_BITS, int G = 1>
 void AccumulateRows(const IntAccumulateArgs& a, const RowScales& rows, const ByteRows& bytes,
-                    int first, int n, const SpanPlan& plan, int begin, int end) {
-  if constexpr (G < kMaxByteRows) {
-    if (n > G) {
-      return AccumulateRows<BITS, BOOK_BITS, G + 1>(a, rows, bytes, first, n, plan, begin, end);
+                    const SpanPlan& plan, int begin, int end, LineFetcher& fetcher) {
+  if constexpr (G < kMaxHeads) {
+    if (bytes.n > G) {
+      return AccumulateRows<BITS, BOOK_BITS, G + 1>(a, rows, bytes, plan, begin, end, fetcher);
     }
   }
   for (int channel = begin; channel < end; channel += 8) {
-    AccumulateBytes<BITS, BOOK_BITS, G>(a, rows, bytes, first, plan, channel);
+    fetcher.Step();
+    AccumulateBytes<BITS, BOOK_BITS, G>(a, rows, bytes, plan, channel);
   }
 }
 
@@ -315,6 +264,7 @@ void AccumulateByteCodes(const IntAccumulateArgs& a) {
   RowScales rows;
   ByteRows bytes;
   SpanPlan plan;
+  LineFetcher fetcher(a.next, (shape.head_dim + 7) / 8 * ((a.g + kMaxHeads - 1) / kMaxHeads));
   for (int b = 0; b < shape.n_blocks; ++b) {
     const auto* scales = reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens;
     LoadScales<BOOK_BITS>(scales, &rows);
@@ -327,12 +277,9 @@ void AccumulateByteCodes(const IntAccumulateArgs& a) {
       } else {
         RoundHeads(a, rows, scales, a.n_tokens, head, last, &bytes);
       }
-      const int n_parts = (bytes.n + kMaxByteRows - 1) / kMaxByteRows;
-      for (int part = 0; part < n_parts; ++part) {
-        const int first = bytes.n * part / n_parts, n = bytes.n * (part + 1) / n_parts - first;
-        PlanSpans<Tile<BITS>::kSteps>(bytes, first, n, a.n_tokens, largest_level, &plan);
-        AccumulateRows<BITS, BOOK_BITS>(a, rows, bytes, first, n, plan, begin, end);
-      }
+      if (bytes.n == 0) continue;
+      PlanSpans<Tile<BITS>::kSteps>(bytes, a.n_tokens, largest_level, &plan);
+      AccumulateRows<BITS, BOOK_BITS>(a, rows, bytes, plan, begin, end, fetcher);
     }
   }
 }
@@ -409,7 +356,9 @@ void AccumulateWordHeads(const IntAccumulateArgs& a, const RowScales& rows, int 
 
 void AccumulateWordCodes(const IntAccumulateArgs& a) {
   RowScales rows;
+  LineFetcher fetcher(a.next, a.shape->n_blocks);
   for (int b = 0; b < a.shape->n_blocks; ++b) {
+    fetcher.Step();
     LoadScales<0>(reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens, &rows);
     int head = 0;
     for (; head + 4 <= a.g; head += 4) AccumulateWordHeads<4>(a, rows, b, head);

@@ -1,0 +1,30 @@
+// Spreads requests for memory that is needed soon over the steps of a kernel.
+#pragma once
+
+#include <cstddef>
+
+#include "contracts/kv_codec.h"
+
+namespace phasor {
+
+// Brings `next` into the second-level cache in about n_steps steps.
+class LineFetcher {
+ public:
+  LineFetcher(Upcoming next, int n_steps)
+      : at_(next.at),
+        end_(next.at + next.n_bytes),
+        step_(64 * static_cast<std::ptrdiff_t>((next.n_bytes + 64 * n_steps - 1) /
+                                               (64 * static_cast<std::size_t>(n_steps)))) {}
+
+  void Step() {
+    const std::byte* stop = end_ - at_ < step_ ? end_ : at_ + step_;
+    for (; at_ < stop; at_ += 64) __builtin_prefetch(at_, 0, 2);
+  }
+
+ private:
+  const std::byte* at_;
+  const std::byte* end_;
+  std::ptrdiff_t step_;
+};
+
+}  // namespace phasor
