@@ -56,12 +56,12 @@ void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
   auto row = [&](int page, int head) {
     return scores + (static_cast<int64_t>(page) * g + head) * kPageTokens;
   };
+  PageToScore keys[kBatchPages];
   for (int k = 0; k < n; ++k) {
-    const KvSegment& s = segments[k];
-    Upcoming ahead;
-    if (k < n_next) ahead = {next[k].key_page, next[k].key_codec->PageBytes()};
-    s.key_codec->ScorePageAhead(prepared, g, s.key_page, visible[k].end, row(k, 0), ahead);
+    keys[k] = {segments[k].key_page, visible[k].end, row(k, 0)};
+    if (k < n_next) keys[k].next = {next[k].key_page, next[k].key_codec->PageBytes()};
   }
+  segments[0].key_codec->ScorePages(prepared, g, {keys, segments.size()});
   for (int i = 0; i < g; ++i) {
     float max = p.max[i];
     for (int k = 0; k < n; ++k) {
@@ -78,12 +78,12 @@ void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
       p.sum[i] += ExpSum(row(k, i) + visible[k].first, visible[k].end - visible[k].first, max);
     }
   }
+  PageToAccumulate values[kBatchPages];
   for (int k = 0; k < n; ++k) {
-    const KvSegment& s = segments[k];
-    Upcoming ahead;
-    if (k < n_next) ahead = {next[k].value_page, next[k].value_codec->PageBytes()};
-    s.value_codec->AccumulatePageAhead(row(k, 0), g, s.value_page, visible[k].end, p.out, ahead);
+    values[k] = {row(k, 0), segments[k].value_page, visible[k].end};
+    if (k < n_next) values[k].next = {next[k].value_page, next[k].value_codec->PageBytes()};
   }
+  segments[0].value_codec->AccumulatePages(g, {values, segments.size()}, p.out);
 }
 
 }  // namespace

@@ -54,6 +54,20 @@ struct Upcoming {
   std::size_t n_bytes = 0;
 };
 
+// One page of a batch: see KvCodec::ScorePage and AccumulatePage. next: wanted soon.
+struct PageToScore {
+  const std::byte* page;
+  int n_tokens;
+  float* score_GT;
+  Upcoming next = {};
+};
+struct PageToAccumulate {
+  const float* weight_GT;
+  const std::byte* page;
+  int n_tokens;
+  Upcoming next = {};
+};
+
 class KvCodec {
  public:
   virtual ~KvCodec() = default;
@@ -82,16 +96,21 @@ class KvCodec {
   virtual void AccumulatePage(const float* weight_GT, int g, const std::byte* page, int n_tokens,
                               float* out_GD) const = 0;
 
-  // The same, fetching `next` meanwhile; default: before.
-  virtual void ScorePageAhead(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
-                              float* score_GT, Upcoming next) const {
-    Fetch(next);
-    ScorePage(prepared, g, page, n_tokens, score_GT);
+  // The same for several pages, fetching what comes next meanwhile. Default: one after the other,
+  // fetching first.
+  virtual void ScorePages(const std::byte* prepared, int g,
+                          std::span<const PageToScore> pages) const {
+    for (const PageToScore& p : pages) {
+      Fetch(p.next);
+      ScorePage(prepared, g, p.page, p.n_tokens, p.score_GT);
+    }
   }
-  virtual void AccumulatePageAhead(const float* weight_GT, int g, const std::byte* page,
-                                   int n_tokens, float* out_GD, Upcoming next) const {
-    Fetch(next);
-    AccumulatePage(weight_GT, g, page, n_tokens, out_GD);
+  virtual void AccumulatePages(int g, std::span<const PageToAccumulate> pages,
+                               float* out_GD) const {
+    for (const PageToAccumulate& p : pages) {
+      Fetch(p.next);
+      AccumulatePage(p.weight_GT, g, p.page, p.n_tokens, out_GD);
+    }
   }
 
   // Orthonormal change of basis of n rows of D floats, in place. Default: identity.

@@ -139,12 +139,13 @@ class FrameCodec : public KvCodec {
   }
   void ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
                  float* score_GT) const override {
-    ScorePageAhead(prepared, g, page, n_tokens, score_GT, {});
+    const PageToScore one = {page, n_tokens, score_GT};
+    ScorePages(prepared, g, {&one, 1});
   }
-  void ScorePageAhead(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
-                      float* score_GT, Upcoming next) const override {
+  void ScorePages(const std::byte* prepared, int g,
+                  std::span<const PageToScore> pages) const override {
     const FrameQuery query = ViewFrameQuery(layout_, g, const_cast<std::byte*>(prepared));
-    ActiveFrameKernels().score(layout_, query, g, page, n_tokens, score_GT, next);
+    ActiveFrameKernels().score(layout_, query, g, pages);
   }
   // Keys are never accumulated: a programmer error.
   void AccumulatePage(const float* /*weight_GT*/, int /*g*/, const std::byte* /*page*/,

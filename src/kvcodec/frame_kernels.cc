@@ -134,8 +134,8 @@ void DecodeScalar(const FrameLayout& layout, const std::byte* page, int n_tokens
   }
 }
 
-void ScoreScalar(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                 int n_tokens, float* score_GT, Upcoming /*next*/) {
+void ScorePageScalar(const FrameLayout& layout, const FrameQuery& query, int g,
+                     const std::byte* page, int n_tokens, float* score_GT) {
   const GridView grids = Grids(layout, page);
   for (int h = 0; h < g; ++h) std::fill_n(score_GT + h * kPageTokens, n_tokens, 0.0f);
   const auto* quad = reinterpret_cast<const uint8_t*>(page) + layout.first_code;
@@ -155,6 +155,13 @@ void ScoreScalar(const FrameLayout& layout, const FrameQuery& query, int g, cons
       }
     }
     quad += 64 * bits;
+  }
+}
+
+void ScoreScalar(const FrameLayout& layout, const FrameQuery& query, int g,
+                 std::span<const PageToScore> pages) {
+  for (const PageToScore& p : pages) {
+    ScorePageScalar(layout, query, g, p.page, p.n_tokens, p.score_GT);
   }
 }
 

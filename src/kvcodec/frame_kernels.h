@@ -17,8 +17,8 @@ struct FrameKernels {
   // As in KvCodec; every byte of the page is written.
   void (*encode)(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
   void (*decode)(const FrameLayout& layout, const std::byte* page, int n_tokens, float* x_TD);
-  void (*score)(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                int n_tokens, float* score_GT, Upcoming next);
+  void (*score)(const FrameLayout& layout, const FrameQuery& query, int g,
+                std::span<const PageToScore> pages);
   // q_GD: [g, D].
   void (*prepare)(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query);
 };

@@ -471,8 +471,8 @@ void SizeScratch(const FrameLayout& layout, int g, PageQuery* out) {
   out->score_fine.clear();
 }
 
-void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-               int /*n_tokens*/, float* score_GT, Upcoming next) {
+void ScorePageAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+                   float* score_GT, Upcoming next) {
   LineFetcher fetcher(next, kFrameTiles);
   static thread_local PageQuery scratch;
   const std::size_t n = static_cast<std::size_t>(layout.n_padded);
@@ -524,6 +524,13 @@ void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const 
   ScorePass({scratch.steps, codes, bytes, tile_bytes, scratch.q8_fine.data(), scratch.at_Q.data(),
              scratch.unit_fine.data(), scratch.score_fine.data(), &fetcher},
             static_cast<int>(scratch.score_fine.size()));
+}
+
+void ScoreAvx2(const FrameLayout& layout, const FrameQuery& query, int g,
+               std::span<const PageToScore> pages) {
+  for (const PageToScore& p : pages) {
+    ScorePageAvx2(layout, query, g, p.page, p.score_GT, p.next);
+  }
 }
 
 void PrepareAvx2(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query) {

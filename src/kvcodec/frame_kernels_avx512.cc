@@ -2,8 +2,10 @@
 // vpdpbusd, 16 tokens times 4 channels at a time.
 #if defined(__x86_64__)
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include "kvcodec/frame_kernels.h"
 #include "kvcodec/page_avx512-inl.h"
@@ -153,6 +155,18 @@ PHASOR_INLINE __m256 SumRows(const __m512 v[8]) {
 struct PageQuery {
   AlignedBuffer<int8_t> q8, q8_fine;  // q8_fine: sixteenths of a step
   AlignedBuffer<float> scale, middle, offset, factor, unit;
+  int fine_bits = 0;  // width from which on channels need a second pass; 0: none does
+
+  void Resize(const FrameLayout& layout, int g) {
+    const std::size_t n = static_cast<std::size_t>(layout.n_padded);
+    const std::size_t heads = static_cast<std::size_t>(g);
+    scale.Resize(n);
+    middle.Resize(n);
+    unit.Resize(heads + 8);
+    factor.Resize(heads + 8);
+    offset.Resize(heads * kFrameTiles);
+    q8.Resize(heads * kFrameTiles * n);
+  }
 };
 
 // As SumRows, the largest instead of the sum.
@@ -272,9 +286,9 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
   _mm256_storeu_ps(out->offset.data() + h * kFrameTiles, SumRows(partial));
 }
 
-// Returns the width from which on channels need a second pass, 0 when none does.
-int FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-               PageQuery* out) {
+// Scales and middles of a page, the units of the heads, and which channels need a second pass.
+void LoadScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+                PageQuery* out) {
   const int n = layout.n_padded, n_slots = 4 * layout.n_quads;
   for (int s = 0; s < n; s += 16) {
     const int left = std::clamp(n_slots - s, 0, 16);
@@ -302,18 +316,29 @@ int FoldScales(const FrameLayout& layout, const FrameQuery& query, int g, const 
         break;
     }
   }
-  if (layout.code_power <= limit) {
-    for (int h = 0; h < g; ++h) FoldHead<false>(layout, query, g, h, nullptr, out);
-    return 0;
-  }
+  out->fine_bits = 0;
+  if (layout.code_power <= limit) return;
   // As many of the widest as leave half of the allowance to the rest.
   int bits = kMaxFrameBits;
   while (bits > 1 && layout.power_below[bits] > 0.5f * limit) --bits;
-  out->q8_fine.Resize(out->q8.size());
-  for (int h = 0; h < g; ++h) {
-    FoldHead<true>(layout, query, g, h, layout.middle_from[bits].data(), out);
+  out->fine_bits = bits;
+}
+
+// Folding a head takes as long as this many steps of ScorePass.
+constexpr int kFoldSteps = 4;
+
+void FoldHeads(const FrameLayout& layout, const FrameQuery& query, int g, PageQuery* out,
+               LineFetcher& fetcher) {
+  if (out->fine_bits == 0) {
+    for (int h = 0; h < g; ++h) {
+      FoldHead<false>(layout, query, g, h, nullptr, out);
+      for (int i = 0; i < kFoldSteps; ++i) fetcher.Step();
+    }
+    return;
   }
-  return bits;
+  out->q8_fine.Resize(out->q8.size());
+  const uint8_t* middle_fine = layout.middle_from[out->fine_bits].data();
+  for (int h = 0; h < g; ++h) FoldHead<true>(layout, query, g, h, middle_fine, out);
 }
 
 void ScorePass(const ScoreJob& job, int g) {
@@ -339,36 +364,46 @@ void ScorePass(const ScoreJob& job, int g) {
   }
 }
 
-void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                 int /*n_tokens*/, float* score_GT, Upcoming next) {
-  static thread_local PageQuery scratch;
-  const std::size_t n = static_cast<std::size_t>(layout.n_padded);
-  scratch.scale.Resize(n);
-  scratch.middle.Resize(n);
-  scratch.unit.Resize(static_cast<std::size_t>(g) + 8);
-  scratch.factor.Resize(static_cast<std::size_t>(g) + 8);
-  scratch.offset.Resize(static_cast<std::size_t>(g) * kFrameTiles);
-  scratch.q8.Resize(static_cast<std::size_t>(g) * kFrameTiles * n);
-  const int fine_bits = FoldScales(layout, query, g, page, &scratch);
-  // Steps of ScorePass: quads times the groups of tiles of ScoreHeads.
-  const int n_groups = g <= 3 ? 1 : g <= 6 ? 2 : 4;
-  LineFetcher fetcher(next, layout.n_quads * n_groups);
+void ScoreProducts(const FrameLayout& layout, const PageQuery& query, int g,
+                   const PageToScore& page, LineFetcher& fetcher) {
   ScoreJob job = {layout,
-                  page,
-                  scratch.q8.data(),
+                  page.page,
+                  query.q8.data(),
                   static_cast<std::ptrdiff_t>(g) * kFrameTiles * 64,
-                  scratch.offset.data(),
-                  scratch.unit.data(),
+                  query.offset.data(),
+                  query.unit.data(),
                   /*add=*/false,
                   /*least_bits=*/1,
-                  score_GT,
+                  page.score_GT,
                   &fetcher};
   ScorePass(job, g);
-  if (fine_bits == 0) return;
-  job.q8 = scratch.q8_fine.data();
+  if (query.fine_bits == 0) return;
+  job.q8 = query.q8_fine.data();
   job.add = true;
-  job.least_bits = fine_bits;
+  job.least_bits = query.fine_bits;
   ScorePass(job, g);
+}
+
+// Each step for a few pages together: the units of one are a chain of latencies.
+void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g,
+                 std::span<const PageToScore> pages) {
+  constexpr std::size_t kTogether = 4;
+  static thread_local PageQuery scratch[kTogether];
+  for (PageQuery& s : scratch) s.Resize(layout, g);
+  // ScorePass: quads times the groups of tiles of ScoreHeads.
+  const int n_steps = layout.n_quads * (g <= 3 ? 1 : g <= 6 ? 2 : 4) + g * kFoldSteps;
+  for (; !pages.empty(); pages = pages.subspan(std::min(pages.size(), kTogether))) {
+    const std::size_t n = std::min(pages.size(), kTogether);
+    for (std::size_t i = 0; i < n; ++i) LoadScales(layout, query, g, pages[i].page, &scratch[i]);
+    LineFetcher fetcher[kTogether];
+    for (std::size_t i = 0; i < n; ++i) {
+      fetcher[i] = LineFetcher(pages[i].next, n_steps);
+      FoldHeads(layout, query, g, &scratch[i], fetcher[i]);
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      ScoreProducts(layout, scratch[i], g, pages[i], fetcher[i]);
+    }
+  }
 }
 
 void PrepareAvx512(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query) {

@@ -302,8 +302,8 @@ void ResizePageQuery(const FrameLayout& layout, int g, PageQuery* out) {
   }
 }
 
-void ScoreNeon(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-               int /*n_tokens*/, float* score_GT, Upcoming next) {
+void ScorePageNeon(const FrameLayout& layout, const FrameQuery& query, int g,
+                   const std::byte* page, float* score_GT, Upcoming next) {
   LineFetcher fetcher(next, g);
   static thread_local PageQuery scratch;
   ResizePageQuery(layout, g, &scratch);
@@ -347,6 +347,13 @@ void ScoreNeon(const FrameLayout& layout, const FrameQuery& query, int g, const 
   ScorePass({layout, n_fine, codes, scratch.q8_fine.data(), scratch.at_Q.data(),
              scratch.unit_fine.data(), scratch.score_fine.data()},
             static_cast<int>(scratch.score_fine.size()));
+}
+
+void ScoreNeon(const FrameLayout& layout, const FrameQuery& query, int g,
+               std::span<const PageToScore> pages) {
+  for (const PageToScore& p : pages) {
+    ScorePageNeon(layout, query, g, p.page, p.score_GT, p.next);
+  }
 }
 
 // The 64 queries of one tile from slot s on, and the same rounded to 2047 steps.

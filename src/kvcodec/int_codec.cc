@@ -42,27 +42,33 @@ class IntCodec : public KvCodec {
 
   void ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
                  float* score_GT) const override {
-    ScorePageAhead(prepared, g, page, n_tokens, score_GT, {});
+    const PageToScore one = {page, n_tokens, score_GT};
+    ScorePages(prepared, g, {&one, 1});
   }
-  void ScorePageAhead(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
-                      float* score_GT, Upcoming next) const override {
+  void ScorePages(const std::byte* prepared, int g,
+                  std::span<const PageToScore> pages) const override {
     PHASOR_CHECK(shape_.role == KvRole::kKey);
     const QueryLayout at = QueryAt(g);
-    Kernels().score({&shape_, page, reinterpret_cast<const int16_t*>(prepared + at.codes),
-                     reinterpret_cast<const int8_t*>(prepared + at.bytes),
-                     reinterpret_cast<const float*>(prepared),
-                     reinterpret_cast<const int32_t*>(prepared + at.sum), g, n_tokens, score_GT,
-                     next});
+    for (const PageToScore& p : pages) {
+      Kernels().score({&shape_, p.page, reinterpret_cast<const int16_t*>(prepared + at.codes),
+                       reinterpret_cast<const int8_t*>(prepared + at.bytes),
+                       reinterpret_cast<const float*>(prepared),
+                       reinterpret_cast<const int32_t*>(prepared + at.sum), g, p.n_tokens,
+                       p.score_GT, p.next});
+    }
   }
 
   void AccumulatePage(const float* weight_GT, int g, const std::byte* page, int n_tokens,
                       float* out_GD) const override {
-    AccumulatePageAhead(weight_GT, g, page, n_tokens, out_GD, {});
+    const PageToAccumulate one = {weight_GT, page, n_tokens};
+    AccumulatePages(g, {&one, 1}, out_GD);
   }
-  void AccumulatePageAhead(const float* weight_GT, int g, const std::byte* page, int n_tokens,
-                           float* out_GD, Upcoming next) const override {
+  void AccumulatePages(int g, std::span<const PageToAccumulate> pages,
+                       float* out_GD) const override {
     PHASOR_CHECK(shape_.role == KvRole::kValue);
-    Kernels().accumulate({&shape_, page, weight_GT, g, n_tokens, out_GD, next});
+    for (const PageToAccumulate& p : pages) {
+      Kernels().accumulate({&shape_, p.page, p.weight_GT, g, p.n_tokens, out_GD, p.next});
+    }
   }
 
   bool HasRotation() const override { return format_.hadamard; }

@@ -1,12 +1,16 @@
 #include "kvcodec/row_codec.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
 #include "base/check.h"
+#include "simd/line_fetcher.h"
 
 namespace phasor {
 namespace {
+
+constexpr int kRowsPerStep = 16;  // between requests for what comes next
 
 class RowCodec : public RowKvCodec {
  public:
@@ -53,6 +57,30 @@ class RowCodec : public RowKvCodec {
   void AccumulatePage(const float* weight_GT, int g, const std::byte* page, int n_tokens,
                       float* out_GD) const override {
     Kernels().accumulate(weight_GT, g, page, head_dim_, n_tokens, out_GD);
+  }
+
+  // Rows stand for themselves, so a page can be taken in parts.
+  void ScorePages(const std::byte* prepared, int g,
+                  std::span<const PageToScore> pages) const override {
+    for (const PageToScore& p : pages) {
+      LineFetcher fetcher(p.next, kPageTokens / kRowsPerStep);
+      for (int t = 0; t < p.n_tokens; t += kRowsPerStep) {
+        fetcher.Step();
+        Kernels().score(reinterpret_cast<const float*>(prepared), g, p.page + t * row_bytes_,
+                        head_dim_, std::min(kRowsPerStep, p.n_tokens - t), p.score_GT + t);
+      }
+    }
+  }
+  void AccumulatePages(int g, std::span<const PageToAccumulate> pages,
+                       float* out_GD) const override {
+    for (const PageToAccumulate& p : pages) {
+      LineFetcher fetcher(p.next, kPageTokens / kRowsPerStep);
+      for (int t = 0; t < p.n_tokens; t += kRowsPerStep) {
+        fetcher.Step();
+        Kernels().accumulate(p.weight_GT + t, g, p.page + t * row_bytes_, head_dim_,
+                             std::min(kRowsPerStep, p.n_tokens - t), out_GD);
+      }
+    }
   }
 
  private:

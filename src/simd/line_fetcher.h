@@ -10,6 +10,7 @@ namespace phasor {
 // Brings `next` into the second-level cache in about n_steps steps.
 class LineFetcher {
  public:
+  LineFetcher() = default;
   LineFetcher(Upcoming next, int n_steps)
       : at_(next.at),
         end_(next.at + next.n_bytes),
@@ -22,9 +23,9 @@ class LineFetcher {
   }
 
  private:
-  const std::byte* at_;
-  const std::byte* end_;
-  std::ptrdiff_t step_;
+  const std::byte* at_ = nullptr;
+  const std::byte* end_ = nullptr;
+  std::ptrdiff_t step_ = 0;
 };
 
 }  // namespace phasor
