@@ -265,9 +265,8 @@ class Meter {
 Result<double> ReadBandwidth(const AttentionTimeOptions& o, int n_threads) {
   MemoryOptions memory;
   memory.n_threads = n_threads;
-  // Smaller than usual and more often, so that some pass meets a quiet moment.
-  memory.buffer_mib = o.bandwidth_buffer_mib > 0 ? o.bandwidth_buffer_mib : 256;
-  memory.n_passes = 4 * o.n_rounds;
+  memory.buffer_mib = o.bandwidth_buffer_mib;
+  if (o.bandwidth_buffer_mib > 0) memory.n_passes = 4 * o.n_rounds;
   PHASOR_ASSIGN_OR_RETURN(MemoryResult found, MeasureMemory(memory));
   double best = 0;
   for (const MemoryRow& row : found.rows) {

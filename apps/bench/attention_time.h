@@ -22,7 +22,7 @@ struct AttentionTimeOptions {
   // of it must be beyond every cache.
   int64_t f16_stream_bytes = 512 << 20;
   int64_t cached_bytes = 512 << 10;  // of pages that stay in the L2 cache of one thread
-  int64_t bandwidth_buffer_mib = 0;  // as MemoryOptions::buffer_mib; 0: 256
+  int64_t bandwidth_buffer_mib = 0;  // as MemoryOptions::buffer_mib
   int n_rounds = 5;                  // pairs take turns; the minimum counts
 };
 

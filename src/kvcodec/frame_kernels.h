@@ -31,9 +31,9 @@ const FrameKernels& ActiveFrameKernels();
 struct FrameGrid {
   uint16_t scale, low;  // f16
 };
-// Squared error that an 8-bit query may add to that of the codes before a second pass follows, 1/6
+// Squared error that an 8-bit query may add to that of the codes before a second pass follows, 1/12
 // (docs/log.md); half of it, because a turning query is half its bound squared.
-inline constexpr float kFrameQueryError = 0.5f / 6.0f;
+inline constexpr float kFrameQueryError = 0.5f / 12.0f;
 // How far the range may shrink, widest first; ends with 0.
 inline constexpr float kFrameShrink[kMaxFrameBits + 1][7] = {
     {1.0f},

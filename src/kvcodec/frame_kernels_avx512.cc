@@ -276,11 +276,12 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
       const float* t = turned + 64 * i;
       __m512 codes_below = _mm512_cvtepi32_ps(below);
       if constexpr (kFine) codes_below = _mm512_add_ps(codes_below, below_fine);
-      __m512 sum = _mm512_fnmadd_ps(codes_below, unit, partial[i]);
-      sum = _mm512_fmadd_ps(_mm512_loadu_ps(t), middle0, sum);
+      // What waits for the codes comes last.
+      __m512 sum = _mm512_fmadd_ps(_mm512_loadu_ps(t), middle0, partial[i]);
       sum = _mm512_fmadd_ps(_mm512_loadu_ps(t + 16), middle1, sum);
       sum = _mm512_fmadd_ps(_mm512_loadu_ps(t + 32), middle2, sum);
-      partial[i] = _mm512_fmadd_ps(_mm512_loadu_ps(t + 48), middle3, sum);
+      sum = _mm512_fmadd_ps(_mm512_loadu_ps(t + 48), middle3, sum);
+      partial[i] = _mm512_fnmadd_ps(codes_below, unit, sum);
     }
   }
   _mm256_storeu_ps(out->offset.data() + h * kFrameTiles, SumRows(partial));

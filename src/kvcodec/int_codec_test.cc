@@ -307,8 +307,9 @@ TEST(IntKernels, RoundedWeightsHaveNoBiasAndLittleNoise) {
           }
         }
         RecordProperty("share_" + std::to_string(kind), std::to_string(rounding / codes));
-        // Of the squared error: 2 % (NeedsRest), and twice that for the mean of the rows.
-        EXPECT_LT(rounding, 0.05 * codes);
+        // Of the squared error: 5.3 % at most (int_kernels.h), and twice that for the mean of the
+        // rows, which doubles their squares.
+        EXPECT_LT(rounding, 0.106 * codes);
         // Sums of 128 weights in n_pages * 4 heads, each wrong by at most 6 units of 1/255 and
         // without a preferred sign.
         EXPECT_LT(std::fabs(mass_error), (level == CpuLevel::kScalar ? 0.006 : 0.002) * mass);
