@@ -20,6 +20,8 @@ constexpr int kMaxDecodeQueries = 4;
 // Pages that go through scores, softmax and values together, so that the steps of one overlap with
 // those of the others.
 constexpr int kBatchPages = 4;
+// As many bytes of them at most: these and the next ones share the second-level cache.
+constexpr std::size_t kBatchBytes = std::size_t{128} << 10;
 // Pages per work item when one head's context is split over threads.
 constexpr int kMinSegmentsPerSplit = 2 * kBatchPages;
 
@@ -181,6 +183,11 @@ class SplitList {
   std::atomic<int> next_{0};
 };
 
+int BatchPages(const KvSegment& s) {
+  const std::size_t page_bytes = s.key_codec->PageBytes() + s.value_codec->PageBytes();
+  return std::clamp(static_cast<int>(kBatchBytes / page_bytes), 1, kBatchPages);
+}
+
 // Runs a split into fresh partial results, one a group.
 void RunSplit(const DecodeJob& job, const Split& split, const SplitList& list, float* scores,
               const Partial* partials) {
@@ -200,8 +207,9 @@ void RunSplit(const DecodeJob& job, const Split& split, const SplitList& list, f
   for (int i = begin; i < end;) {
     // Segments in the same encoding and view, as far as the query sees any of them.
     Visible visible[kBatchPages];
+    const int most = BatchPages(all[i]);
     int n = 0;
-    for (; n < kBatchPages && i + n < end; ++n) {
+    for (; n < most && i + n < end; ++n) {
       const KvSegment& s = all[i + n];
       if (s.key_codec != all[i].key_codec || s.view != all[i].view) break;
       const int last = static_cast<int>(std::min<int64_t>(s.n_tokens, job.visible - s.first_token));
@@ -215,7 +223,7 @@ void RunSplit(const DecodeJob& job, const Split& split, const SplitList& list, f
     }
     const Split after = i + n < end ? Split{item, head, i + n, end} : list.Peek();
     const std::span<const KvSegment> next(job.s.segments[after.head].data() + after.begin,
-                                          std::min(kBatchPages, after.end - after.begin));
+                                          std::min(most, after.end - after.begin));
     const bool is_row = all[i].key_codec == c.key_rows.get();
     const PreparedQueries& q = Prepared(job, head, all[i].view);
     AttendSegments({all.data() + i, static_cast<std::size_t>(n)}, visible, next,

@@ -113,8 +113,9 @@ PHASOR_INLINE void AddTiles(__m256i (&acc)[kTiles][2][kG], const std::byte* quad
 // n quads of one width.
 template <int kBits, int kFirst, int kTiles, int kG>
 PHASOR_INLINE void AddQuads(__m256i (&acc)[kTiles][2][kG], const std::byte*& code,
-                            const int32_t*& at, int n, const int8_t* q8) {
+                            const int32_t*& at, int n, const int8_t* q8, LineFetcher& fetcher) {
   for (const int32_t* const end = at + n; at != end; ++at, code += 64 * kBits) {
+    fetcher.Step();
     AddTiles<kBits, kFirst, kTiles, kG>(acc, code, q8 + *at);
   }
 }
@@ -130,7 +131,7 @@ struct ScoreJob {
   // to [128].
   const float* unit;
   float* const* score;
-  LineFetcher* fetcher;  // a step per group of tiles
+  LineFetcher* fetcher;  // a step per quad and group of tiles
 };
 
 // The sums of heads [head, head + kG) go into their scores and start again.
@@ -153,7 +154,6 @@ PHASOR_INLINE void Flush(const ScoreJob& job, int tile, int head, __m256i (&acc)
 // Heads [head, head + kG) of tiles kFirst and on.
 template <int kFirst, int kTiles, int kG>
 void ScoreTiles(const ScoreJob& job, int head) {
-  job.fetcher->Step();
   __m256i acc[kTiles][2][kG];
   PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
@@ -166,25 +166,25 @@ void ScoreTiles(const ScoreJob& job, int head) {
   for (const Step& step : job.steps) {
     switch (step.bits) {
       case 1:
-        AddQuads<1, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
+        AddQuads<1, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8, *job.fetcher);
         break;
       case 2:
-        AddQuads<2, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
+        AddQuads<2, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8, *job.fetcher);
         break;
       case 3:
-        AddQuads<3, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
+        AddQuads<3, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8, *job.fetcher);
         break;
       case 4:
-        AddQuads<4, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
+        AddQuads<4, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8, *job.fetcher);
         break;
       case 5:
-        AddQuads<5, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
+        AddQuads<5, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8, *job.fetcher);
         break;
       case 6:
-        AddQuads<6, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
+        AddQuads<6, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8, *job.fetcher);
         break;
       default:
-        AddQuads<7, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8);
+        AddQuads<7, kFirst, kTiles, kG>(acc, code, at, step.n_quads, q8, *job.fetcher);
         break;
     }
     if (step.flush) Flush(job, kFirst, head, acc);
@@ -215,7 +215,6 @@ void ExpandPage(const FrameLayout& layout, const std::byte* code, uint8_t* out) 
 // As ScoreTiles, from bytes.
 template <int kTiles, int kG>
 void ScoreBytes(const ScoreJob& job, int tile, int head) {
-  job.fetcher->Step();
   __m256i acc[kTiles][2][kG];
   PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
@@ -227,6 +226,7 @@ void ScoreBytes(const ScoreJob& job, int tile, int head) {
   const int8_t* q8 = job.q8 + (head * kFrameTiles + tile) * 64;
   for (const Step& step : job.steps) {
     for (const int32_t* const end = at + step.n_quads; at != end; ++at, code += 64) {
+      job.fetcher->Step();
       PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
         AddTile<kG>(LoadBytes(code + i * job.tile_bytes), LoadBytes(code + i * job.tile_bytes + 32),
                     q8 + *at + 64 * i, acc[i]);
@@ -473,7 +473,8 @@ void SizeScratch(const FrameLayout& layout, int g, PageQuery* out) {
 
 void ScorePageAvx2(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
                    float* score_GT, Upcoming next) {
-  LineFetcher fetcher(next, kFrameTiles);
+  // At two heads and fewer several tiles go together (ScoreHeads).
+  LineFetcher fetcher(next, layout.n_quads * kFrameTiles / (g == 1 ? 4 : g == 2 ? 2 : 1));
   static thread_local PageQuery scratch;
   const std::size_t n = static_cast<std::size_t>(layout.n_padded);
   SizeScratch(layout, g, &scratch);

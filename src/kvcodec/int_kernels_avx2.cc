@@ -4,6 +4,7 @@
 
 #if defined(__x86_64__)
 #include "kvcodec/int_avx2-inl.h"
+#include "simd/line_fetcher.h"
 
 PHASOR_BEGIN_AVX2
 namespace phasor {
@@ -12,7 +13,7 @@ namespace {
 // ---- Keys ----
 
 template <int BITS, int BOOK_BITS, int G>
-void ScoreLanes(const IntScoreArgs& a, int head, int lane, int half) {
+void ScoreLanes(const IntScoreArgs& a, int head, int lane, int half, LineFetcher& fetcher) {
   using T = Tile<BITS>;
   const IntPageShape& shape = *a.shape;
   const int n_rows = shape.n_inner / shape.group, rows_per_block = shape.block / shape.group;
@@ -32,6 +33,7 @@ void ScoreLanes(const IntScoreArgs& a, int head, int lane, int half) {
     const std::byte* codes = a.page + shape.codes_at + begin * row_bytes + lane * T::kBytes;
     const int16_t* q = a.q + head * shape.n_inner + begin * shape.group;
     for (int row = begin; row < end; ++row, codes += row_bytes) {
+      fetcher.Step();
       T tile;
       tile.Load(codes, half);
       PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, q += 4) {
@@ -57,19 +59,21 @@ void ScoreLanes(const IntScoreArgs& a, int head, int lane, int half) {
 }
 
 template <int BITS, int BOOK_BITS, int G>
-void ScoreHeads(const IntScoreArgs& a, int head) {
+void ScoreHeads(const IntScoreArgs& a, int head, LineFetcher& fetcher) {
   for (int t = 0; t < a.n_tokens; t += 8) {
-    ScoreLanes<BITS, BOOK_BITS, G>(a, head, t / 16, t / 8 % 2);
+    ScoreLanes<BITS, BOOK_BITS, G>(a, head, t / 16, t / 8 % 2, fetcher);
   }
 }
 
 template <int BITS, int BOOK_BITS>
 void ScoreBits(const IntScoreArgs& a) {
+  const int n_rows = a.shape->n_inner / a.shape->group;
+  LineFetcher fetcher(a.next, n_rows * ((a.n_tokens + 7) / 8) * ((a.g + 3) / 4));
   int head = 0;
-  for (; head + 4 <= a.g; head += 4) ScoreHeads<BITS, BOOK_BITS, 4>(a, head);
-  if (a.g - head == 3) ScoreHeads<BITS, BOOK_BITS, 3>(a, head);
-  if (a.g - head == 2) ScoreHeads<BITS, BOOK_BITS, 2>(a, head);
-  if (a.g - head == 1) ScoreHeads<BITS, BOOK_BITS, 1>(a, head);
+  for (; head + 4 <= a.g; head += 4) ScoreHeads<BITS, BOOK_BITS, 4>(a, head, fetcher);
+  if (a.g - head == 3) ScoreHeads<BITS, BOOK_BITS, 3>(a, head, fetcher);
+  if (a.g - head == 2) ScoreHeads<BITS, BOOK_BITS, 2>(a, head, fetcher);
+  if (a.g - head == 1) ScoreHeads<BITS, BOOK_BITS, 1>(a, head, fetcher);
 }
 
 void Score(const IntScoreArgs& a) {

@@ -122,8 +122,7 @@ PHASOR_INLINE void RoundHeads(const IntAccumulateArgs& a, const RowScales& rows,
 // A 16-bit sum takes two weights times levels a step; kSteps steps are a tile. With the largest of
 // all rows in place of each row's own the plan serves all of them.
 template <int kSteps>
-void PlanSpans(const ByteRows& bytes, int n_tokens, int largest_level,
-               SpanPlan* plan) {
+void PlanSpans(const ByteRows& bytes, int n_tokens, int largest_level, SpanPlan* plan) {
   __m256i most[kPageTokens / 32];  // word 2 s + k: tokens 4 s + 2 k and 4 s + 2 k + 1
   PHASOR_UNROLL for (__m256i& m : most) m = _mm256_setzero_si256();
   for (int i = 0; i < bytes.n; ++i) {
@@ -194,11 +193,12 @@ PHASOR_INLINE void MoveSums(__m256i* word, __m256i* sum) {
 template <int BITS, int BOOK_BITS, int G, bool kDense>
 PHASOR_INLINE void AddTiles(const Table<BOOK_BITS>& table, const RowScales& rows,
                             const std::byte* codes, std::size_t row_bytes, int half,
-                            const uint8_t* byte, int t, int n, __m256i* sum) {
+                            const uint8_t* byte, int t, int n, LineFetcher& fetcher, __m256i* sum) {
   using T = Tile<BITS>;
   __m256i word[G];
   PHASOR_UNROLL for (int i = 0; i < G; ++i) word[i] = _mm256_setzero_si256();
   for (; n > 0; --n, codes += row_bytes) {
+    fetcher.Step();
     T tile;
     tile.Load(codes, half);
     PHASOR_UNROLL for (int step = 0; step < T::kSteps; ++step, t += 4) {
@@ -215,7 +215,7 @@ PHASOR_INLINE void AddTiles(const Table<BOOK_BITS>& table, const RowScales& rows
 template <int BITS, int BOOK_BITS, int G>
 __attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const RowScales& rows,
                                                const ByteRows& bytes, const SpanPlan& plan,
-                                               int channel) {
+                                               int channel, LineFetcher& fetcher) {
   using T = Tile<BITS>;
   const IntPageShape& shape = *a.shape;
   const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
@@ -230,9 +230,11 @@ __attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const
   for (int s = 0; s < plan.n; ++s) {
     const int n = plan.span[s].n_tiles;
     if (plan.span[s].dense) {
-      AddTiles<BITS, BOOK_BITS, G, true>(table, rows, codes, row_bytes, half, byte, t, n, sum);
+      AddTiles<BITS, BOOK_BITS, G, true>(table, rows, codes, row_bytes, half, byte, t, n, fetcher,
+                                         sum);
     } else {
-      AddTiles<BITS, BOOK_BITS, G, false>(table, rows, codes, row_bytes, half, byte, t, n, sum);
+      AddTiles<BITS, BOOK_BITS, G, false>(table, rows, codes, row_bytes, half, byte, t, n, fetcher,
+                                          sum);
     }
     t += 4 * T::kSteps * n;
     codes += row_bytes * static_cast<std::size_t>(n);
@@ -252,8 +254,7 @@ void AccumulateRows(const IntAccumulateArgs& a, const RowScales& rows, const Byt
     }
   }
   for (int channel = begin; channel < end; channel += 8) {
-    fetcher.Step();
-    AccumulateBytes<BITS, BOOK_BITS, G>(a, rows, bytes, plan, channel);
+    AccumulateBytes<BITS, BOOK_BITS, G>(a, rows, bytes, plan, channel, fetcher);
   }
 }
 
@@ -264,7 +265,9 @@ void AccumulateByteCodes(const IntAccumulateArgs& a) {
   RowScales rows;
   ByteRows bytes;
   SpanPlan plan;
-  LineFetcher fetcher(a.next, (shape.head_dim + 7) / 8 * ((a.g + kMaxHeads - 1) / kMaxHeads));
+  // A step a tile.
+  LineFetcher fetcher(a.next, (shape.head_dim + 7) / 8 * (kPageTokens / (4 * Tile<BITS>::kSteps)) *
+                                  ((a.g + kMaxHeads - 1) / kMaxHeads));
   for (int b = 0; b < shape.n_blocks; ++b) {
     const auto* scales = reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens;
     LoadScales<BOOK_BITS>(scales, &rows);
@@ -313,7 +316,8 @@ PHASOR_INLINE bool RoundToWords(const HeadWeights& head, const RowScales& rows, 
 
 // Eight channels.
 template <int G>
-void AccumulateWords(const IntAccumulateArgs& a, const WordWeights& w, int head, int channel) {
+void AccumulateWords(const IntAccumulateArgs& a, const WordWeights& w, int head, int channel,
+                     LineFetcher& fetcher) {
   using T = Tile<8>;
   const IntPageShape& shape = *a.shape;
   const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
@@ -322,6 +326,7 @@ void AccumulateWords(const IntAccumulateArgs& a, const WordWeights& w, int head,
   __m256i acc[G][2];
   PHASOR_UNROLL for (int i = 0; i < G; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
   for (int t = 0; t < a.n_tokens; codes += row_bytes) {
+    fetcher.Step();
     PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, t += 4) {
       const __m256i low = _mm256_cvtepi8_epi16(Load128(codes + 64 * s));
       const __m256i high = _mm256_cvtepi8_epi16(Load128(codes + 64 * s + 16));
@@ -339,7 +344,8 @@ void AccumulateWords(const IntAccumulateArgs& a, const WordWeights& w, int head,
 }
 
 template <int G>
-void AccumulateWordHeads(const IntAccumulateArgs& a, const RowScales& rows, int block, int head) {
+void AccumulateWordHeads(const IntAccumulateArgs& a, const RowScales& rows, int block, int head,
+                         LineFetcher& fetcher) {
   const IntPageShape& shape = *a.shape;
   WordWeights w;
   bool any = false;
@@ -351,20 +357,21 @@ void AccumulateWordHeads(const IntAccumulateArgs& a, const RowScales& rows, int 
   if (!any) return;
   const int begin = block * shape.block;
   const int end = block + 1 == shape.n_blocks ? shape.head_dim : begin + shape.block;
-  for (int channel = begin; channel < end; channel += 8) AccumulateWords<G>(a, w, head, channel);
+  for (int channel = begin; channel < end; channel += 8)
+    AccumulateWords<G>(a, w, head, channel, fetcher);
 }
 
 void AccumulateWordCodes(const IntAccumulateArgs& a) {
   RowScales rows;
-  LineFetcher fetcher(a.next, a.shape->n_blocks);
+  LineFetcher fetcher(a.next, (a.shape->head_dim + 7) / 8 * (kPageTokens / (4 * Tile<8>::kSteps)) *
+                                  ((a.g + 3) / 4));
   for (int b = 0; b < a.shape->n_blocks; ++b) {
-    fetcher.Step();
     LoadScales<0>(reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens, &rows);
     int head = 0;
-    for (; head + 4 <= a.g; head += 4) AccumulateWordHeads<4>(a, rows, b, head);
-    if (a.g - head == 3) AccumulateWordHeads<3>(a, rows, b, head);
-    if (a.g - head == 2) AccumulateWordHeads<2>(a, rows, b, head);
-    if (a.g - head == 1) AccumulateWordHeads<1>(a, rows, b, head);
+    for (; head + 4 <= a.g; head += 4) AccumulateWordHeads<4>(a, rows, b, head, fetcher);
+    if (a.g - head == 3) AccumulateWordHeads<3>(a, rows, b, head, fetcher);
+    if (a.g - head == 2) AccumulateWordHeads<2>(a, rows, b, head, fetcher);
+    if (a.g - head == 1) AccumulateWordHeads<1>(a, rows, b, head, fetcher);
   }
 }
 

@@ -10,14 +10,15 @@
 namespace phasor {
 namespace {
 
-constexpr int kRowsPerStep = 16;  // between requests for what comes next
+constexpr int kBytesPerStep = 2048;  // of rows, between requests for what comes next
 
 class RowCodec : public RowKvCodec {
  public:
   RowCodec(RowType type, int head_dim)
       : type_(type),
         head_dim_(head_dim),
-        row_bytes_(static_cast<std::size_t>(head_dim) * (type == RowType::kF32 ? 4 : 2)) {}
+        row_bytes_(static_cast<std::size_t>(head_dim) * (type == RowType::kF32 ? 4 : 2)),
+        rows_per_step_(std::clamp(kBytesPerStep / static_cast<int>(row_bytes_), 4, 16)) {}
 
   std::size_t PageBytes() const override { return row_bytes_ * kPageTokens; }
 
@@ -63,22 +64,22 @@ class RowCodec : public RowKvCodec {
   void ScorePages(const std::byte* prepared, int g,
                   std::span<const PageToScore> pages) const override {
     for (const PageToScore& p : pages) {
-      LineFetcher fetcher(p.next, kPageTokens / kRowsPerStep);
-      for (int t = 0; t < p.n_tokens; t += kRowsPerStep) {
+      LineFetcher fetcher(p.next, kPageTokens / rows_per_step_);
+      for (int t = 0; t < p.n_tokens; t += rows_per_step_) {
         fetcher.Step();
         Kernels().score(reinterpret_cast<const float*>(prepared), g, p.page + t * row_bytes_,
-                        head_dim_, std::min(kRowsPerStep, p.n_tokens - t), p.score_GT + t);
+                        head_dim_, std::min(rows_per_step_, p.n_tokens - t), p.score_GT + t);
       }
     }
   }
   void AccumulatePages(int g, std::span<const PageToAccumulate> pages,
                        float* out_GD) const override {
     for (const PageToAccumulate& p : pages) {
-      LineFetcher fetcher(p.next, kPageTokens / kRowsPerStep);
-      for (int t = 0; t < p.n_tokens; t += kRowsPerStep) {
+      LineFetcher fetcher(p.next, kPageTokens / rows_per_step_);
+      for (int t = 0; t < p.n_tokens; t += rows_per_step_) {
         fetcher.Step();
         Kernels().accumulate(p.weight_GT + t, g, p.page + t * row_bytes_, head_dim_,
-                             std::min(kRowsPerStep, p.n_tokens - t), out_GD);
+                             std::min(rows_per_step_, p.n_tokens - t), out_GD);
       }
     }
   }
@@ -90,6 +91,7 @@ class RowCodec : public RowKvCodec {
   const RowType type_;
   const int head_dim_;
   const std::size_t row_bytes_;
+  const int rows_per_step_;
 };
 
 }  // namespace
