@@ -64,6 +64,15 @@ PolarLayout MakePolarLayout(int head_dim, const std::vector<PairDims>& pairs,
       layout.runs.push_back({s, 1, width.total(), TableFor(width), width.r_bits > 4});
     }
   }
+  for (int s = 0; s < layout.n_slots; ++s) {
+    const PolarWidth width = layout.slots[s].width;
+    PolarStep step = {s, -1, width.total(), TableFor(width) == AngleTable::kProduct};
+    if (!step.product && s + 1 < layout.n_slots) {
+      const PolarWidth next = layout.slots[s + 1].width;
+      if (next.total() == step.total_bits && next.a_bits <= 5) step.b = ++s;
+    }
+    layout.steps.push_back(step);
+  }
   return layout;
 }
 

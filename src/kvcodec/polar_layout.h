@@ -42,6 +42,13 @@ struct PolarRun {
   bool wide_radius;  // r_bits > 4: too many levels for a table of 16
 };
 
+// What the AVX-512 scores take at once: two slots of up to 5 angle bits and one total, or one slot.
+struct PolarStep {
+  int a, b;  // b < 0: none
+  int total_bits;
+  bool product;  // 6 angle bits and more
+};
+
 struct PolarLayout {
   int head_dim = 0;
   int n_slots = 0;
@@ -49,6 +56,7 @@ struct PolarLayout {
   std::size_t page_bytes = 0;
   std::vector<PolarSlot> slots;
   std::vector<PolarRun> runs;
+  std::vector<PolarStep> steps;  // in slot order
   // The widths once more as vector kernels load them, padded by 16 entries.
   std::vector<int32_t> r_bits_S, a_bits_S;
 };

@@ -20,11 +20,14 @@ namespace {
 
 // f32 sums of up to 128 terms and sines to 1e-6, against the sum of magnitudes.
 constexpr double kScoreError = 1e-5;
-// With AVX2 scores are sums of 16-bit integers wherever these are expected to add at most 1/8 of
-// what the codes lose (root mean square), as the contract of codecs allows. Single scores may be
+// With AVX2 and AVX-512 scores are sums of integers wherever these are expected to add at most 1/8
+// of what the codes lose (root mean square), as the contract of codecs allows. Single scores may be
 // six deviations off.
 constexpr double kKernelShare = 0.125, kDeviations = 6;
-double KernelShare() { return ActiveCpuLevel() == CpuLevel::kAvx2 ? kKernelShare : 0; }
+double KernelShare() {
+  const CpuLevel level = ActiveCpuLevel();
+  return level == CpuLevel::kAvx2 || level == CpuLevel::kAvx512 ? kKernelShare : 0;
+}
 
 std::unique_ptr<PolarCodec> MakeCodec(int head_dim, int n_rot, const std::vector<PolarWidth>& width,
                                       CircleCut cut = CircleCut::kLargestGap,

@@ -1,0 +1,432 @@
+// Scores of polar codecs with AVX-512, in 16-bit integers with 32-bit sums.
+//
+// Radii and queries are those of the plan (polar_plan.h). A step of the loop over slots is either
+// - two slots of up to 5 angle bits: per head a table of T[k] = q . (cos, sin) over the 32 levels
+// of
+//   either. The codes of 16 tokens and both slots stand in the words of a vector, so that one
+//   vpermi2w finds T for all of them and one vpdpwssd multiplies by the radii and adds; or
+// - one slot of 6 to 8 angle bits, whose angle is a coarse one c plus a fine one f: the words of a
+//   vector are r (cos f, sin f) of 16 tokens, and per head 16 entries (A, B) with
+//   A = q . (cos c, sin c) and B = q . (-sin c, cos c) are looked up with vpermd.
+// Cosines and sines of the levels are computed per page, 32 at a time: a phase of 16 bits wraps by
+// itself, and the polynomial is four vpmulhrsw. A table of 5 bits counts from the middle of the
+// arc, where the queries have been turned to, so 16 of them serve 32 levels.
+#if defined(__x86_64__)
+#include <algorithm>
+#include <cstring>
+
+#include "base/aligned.h"
+#include "kvcodec/polar_codes_avx512-inl.h"
+#include "kvcodec/polar_kernels.h"
+#include "kvcodec/polar_plan.h"
+#include "simd/avx512.h"
+#include "simd/dot_bytes_avx512.h"
+#include "simd/target.h"
+
+namespace phasor {
+namespace {
+
+constexpr int kMaxPassHeads = 4;  // of one scan: 4 x 4 accumulators
+constexpr int kChunkSteps = 16;   // whose tables stay in L1
+constexpr int kStepWords = 64;    // of a step's table
+constexpr int kTiles = 4;         // of 16 tokens, of a block of CodeBytes
+constexpr int kBlocks = kPageTokens / (16 * kTiles);
+
+// Of these, 4/3 of them times 4 (ScoreStep::r_range) fit in 16 bits, and what they add to the error
+// is little beside the cosines.
+constexpr float kRadiusUnits = 8000.0f;
+// Sums of 32 bits, 2 % of which are for rounding.
+constexpr float kLargestSum = 0x1p31f * 0.98f / kRadiusUnits;
+// A product of a table: 1/12 from the query and from either product in its table, in units of
+// kRadiusUnits.
+constexpr float kSlotError = kRadiusUnits * kRadiusUnits * 0.25f;
+// Cosines and sines, and three times 1/12 from radii.
+constexpr float kLevelError = 1e-8f + 0.25f / (kRadiusUnits * kRadiusUnits);
+
+struct ScoreStep {
+  const std::byte* part[2][4];  // of slots a and b, order of kFieldParts
+  // Of slot a in the low and of slot b in the high half. The radius code is in the upper byte of a
+  // word; it times r_range is 2^16 times the radius above r_first.
+  uint32_t r_mask, r_range, r_first;
+  int kind;  // total bits, and kProductKind
+};
+constexpr int kProductKind = 16;
+
+// Of one page, per thread.
+struct Scratch {
+  PolarPlan plan;
+  AlignedBuffer<ScoreStep> step;  // [kChunkSteps]
+  AlignedBuffer<int16_t> table;   // [kChunkSteps][g][kStepWords]
+  AlignedBuffer<int16_t> fine;    // [kChunkSteps][16][cos, sin]
+  AlignedBuffer<int32_t> sum;     // [g][kPageTokens]
+};
+
+struct alignas(64) Words32 {
+  uint16_t at[32] = {};
+};
+
+// Where cells begin in parts of an arc, / 65536: the middles of 16 cells twice; for 6 bits and more
+// the middles of the first 16 and then the starts of every 16.
+constexpr std::array<Words32, 9> MakeCells() {
+  std::array<Words32, 9> out = {};
+  for (unsigned bits = 2; bits <= 8; ++bits) {
+    for (unsigned k = 0; k < 16; ++k) {
+      out[bits].at[k] = static_cast<uint16_t>((2 * k + 1) << (15 - bits));
+      out[bits].at[16 + k] = bits <= 5 ? out[bits].at[k] : static_cast<uint16_t>(k << (20 - bits));
+    }
+  }
+  return out;
+}
+constexpr std::array<Words32, 9> kCells = MakeCells();
+
+// From 16 levels of slot a and 16 of slot b to 32 of one: [slot][whether they count from the
+// middle].
+constexpr std::array<std::array<Words32, 2>, 2> MakeSpread() {
+  std::array<std::array<Words32, 2>, 2> out = {};
+  for (unsigned slot = 0; slot < 2; ++slot) {
+    for (unsigned k = 0; k < 16; ++k) {
+      out[slot][0].at[k] = static_cast<uint16_t>(16 * slot + k);
+      out[slot][1].at[k] = static_cast<uint16_t>(16 * slot + 15 - k);
+      out[slot][0].at[16 + k] = out[slot][1].at[16 + k] = static_cast<uint16_t>(16 * slot + k);
+    }
+  }
+  return out;
+}
+constexpr std::array<std::array<Words32, 2>, 2> kSpread = MakeSpread();
+// Below the middle sines are negative, up to 2^-15.
+constexpr Words32 kBelow[2] = {{},
+                               {{0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
+                                 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff}}};
+
+// From vectors of 16 fine and 16 coarse levels to pairs of entry k of either: [fine, coarse].
+constexpr std::array<Words32, 2> MakePairs() {
+  std::array<Words32, 2> out = {};
+  for (unsigned coarse = 0; coarse < 2; ++coarse) {
+    for (unsigned k = 0; k < 16; ++k) {
+      out[coarse].at[2 * k] = static_cast<uint16_t>(16 * coarse + k);
+      out[coarse].at[2 * k + 1] = static_cast<uint16_t>(32 + 16 * coarse + k);
+    }
+  }
+  return out;
+}
+constexpr std::array<Words32, 2> kPairs = MakePairs();
+
+// Bytes of two vectors of CodeBytes to the words of one tile: each twice, of the first and of the
+// second in turn; and the two as a word, twice.
+struct TileBytes {
+  alignas(64) uint8_t each_twice[kTiles][64] = {}, both_twice[kTiles][64] = {};
+  constexpr TileBytes() {
+    for (unsigned k = 0; k < kTiles; ++k) {
+      for (unsigned i = 0; i < 64; ++i) {
+        const unsigned from = 4 * (i / 4) + k;
+        each_twice[k][i] = static_cast<uint8_t>(from + 64 * (i % 4 / 2));
+        both_twice[k][i] = static_cast<uint8_t>(from + 64 * (i % 2));
+      }
+    }
+  }
+};
+constexpr TileBytes kTileBytes;
+
+}  // namespace
+}  // namespace phasor
+
+PHASOR_BEGIN_AVX512
+namespace phasor {
+namespace {
+
+PHASOR_INLINE __m512i Set16(int x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
+PHASOR_INLINE __m512i Load(const Words32& words) { return _mm512_load_si512(words.at); }
+
+// Cosine of (phase + 1/2) / 65536 turns, in 2^-15.
+PHASOR_INLINE __m512i Cosine(__m512i phase) {
+  // How far the angle is from half a turn, -1 to 1, is a sine's argument.
+  const __m512i folded = _mm512_max_epi16(phase, _mm512_xor_si512(phase, Set16(-1)));
+  const __m512i z = _mm512_sub_epi16(Set16(32767), _mm512_add_epi16(folded, folded));
+  const __m512i u = _mm512_mulhrs_epi16(z, z);
+  __m512i t = _mm512_mulhrs_epi16(u, Set16(kPolarSine[2]));
+  t = _mm512_mulhrs_epi16(_mm512_add_epi16(t, Set16(kPolarSine[1])), u);
+  t = _mm512_mulhrs_epi16(_mm512_add_epi16(t, Set16(kPolarSine[0])), z);
+  return _mm512_adds_epi16(z, t);
+}
+PHASOR_INLINE __m512i Sine(__m512i phase) { return Cosine(_mm512_sub_epi16(phase, Set16(16384))); }
+
+PHASOR_INLINE int16_t ArcOf(const PolarLayout& layout, const std::byte* page, int slot) {
+  int16_t range;
+  std::memcpy(&range, page + 2 * (layout.n_slots + slot), 2);
+  return range;
+}
+
+// What all tokens of a slot share, into half i of a step.
+void SetSlot(const PolarLayout& layout, const std::byte* page, const PolarPlan& plan, int slot,
+             int i, ScoreStep* out) {
+  const PolarSlot& at = layout.slots[static_cast<std::size_t>(slot)];
+  for (int p = 0; p < 4; ++p) out->part[i][p] = page + at.parts.at[p];
+  const int total = at.width.total();
+  const int unused = HasOneByte(total) ? 8 - total : 0;  // bits above the radius code
+  const uint32_t ones = (1u << at.width.r_bits) - 1;
+  const int half = 16 * i;
+  out->r_mask |= (ones << (16 - unused - at.width.r_bits)) << half;
+  out->r_range |= ((static_cast<uint32_t>(plan.r_range.data()[slot]) & 0xffff) << unused) << half;
+  out->r_first |= (static_cast<uint32_t>(plan.r_first.data()[slot]) & 0xffff) << half;
+}
+
+// q: [g][S][x, y] from the slot at hand on; out: [g][kStepWords] from its half on.
+PHASOR_INLINE void StoreLevels(__m512i cosine, __m512i sine, const int32_t* q,
+                               std::ptrdiff_t q_stride, int g, int16_t* out) {
+  for (int h = 0; h < g; ++h, q += q_stride, out += kStepWords) {
+    _mm512_store_si512(out, _mm512_add_epi16(_mm512_mulhrs_epi16(cosine, _mm512_set1_epi32(q[0])),
+                                             _mm512_mulhrs_epi16(sine, _mm512_set1_epi32(q[1]))));
+  }
+}
+
+struct TableArgs {
+  const PolarLayout& layout;
+  const std::byte* page;
+  int g;
+  std::ptrdiff_t q_stride;
+};
+
+void BuildLevels(const TableArgs& args, const PolarStep& step, const Scratch& scratch,
+                 int16_t* table) {
+  const int b = std::max(step.b, step.a);
+  const int slot[2] = {step.a, b};
+  const int a_bits[2] = {args.layout.a_bits_S[static_cast<std::size_t>(step.a)],
+                         args.layout.a_bits_S[static_cast<std::size_t>(b)]};
+  constexpr __mmask32 kUpper = 0xffff0000u;
+  const __m512i range =
+      _mm512_mask_set1_epi16(_mm512_set1_epi16(ArcOf(args.layout, args.page, step.a)), kUpper,
+                             ArcOf(args.layout, args.page, b));
+  const __m512i cells =
+      _mm512_mask_mov_epi16(Load(kCells[static_cast<std::size_t>(a_bits[0])]), kUpper,
+                            Load(kCells[static_cast<std::size_t>(a_bits[1])]));
+  const __m512i phase = _mm512_mulhi_epu16(cells, range);
+  const __m512i cosine = Cosine(phase), sine = Sine(phase);
+  for (unsigned i = 0; i < 2; ++i) {
+    const unsigned from_middle = a_bits[i] == 5;
+    const __m512i spread = Load(kSpread[i][from_middle]);
+    const __m512i c = _mm512_permutexvar_epi16(spread, cosine);
+    const __m512i s =
+        _mm512_xor_si512(_mm512_permutexvar_epi16(spread, sine), Load(kBelow[from_middle]));
+    StoreLevels(c, s, scratch.plan.q16.data() + 2 * slot[i], args.q_stride, args.g, table + 32 * i);
+  }
+  if (step.b >= 0) return;
+  for (int h = 0; h < args.g; ++h) {
+    _mm512_store_si512(table + h * kStepWords + 32, _mm512_setzero_si512());
+  }
+}
+
+void BuildProduct(const TableArgs& args, const PolarStep& step, const Scratch& scratch,
+                  int16_t* table, int16_t* fine) {
+  const __m512i range = _mm512_set1_epi16(ArcOf(args.layout, args.page, step.a));
+  const int a_bits = args.layout.a_bits_S[static_cast<std::size_t>(step.a)];
+  const __m512i phase = _mm512_mulhi_epu16(Load(kCells[static_cast<std::size_t>(a_bits)]), range);
+  const __m512i cosine = Cosine(phase), sine = Sine(phase);
+  _mm512_store_si512(fine, _mm512_permutex2var_epi16(cosine, Load(kPairs[0]), sine));
+  // (cos, -sin) with x and (sin, cos) with y give A and B.
+  const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
+  StoreLevels(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
+              _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
+              scratch.plan.q16.data() + 2 * step.a, args.q_stride, args.g, table);
+}
+
+// Radii of the codes in the upper bytes of `words`.
+PHASOR_INLINE __m512i Radii(const ScoreStep& step, __m512i words) {
+  const __m512i code = _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(step.r_mask)));
+  return _mm512_add_epi16(
+      _mm512_mulhi_epu16(code, _mm512_set1_epi32(static_cast<int>(step.r_range))),
+      _mm512_set1_epi32(static_cast<int>(step.r_first)));
+}
+
+// Of two slots and the tiles of a block: where in the table, and radii.
+template <int kBits>
+PHASOR_INLINE void LoadPair(const ScoreStep& step, int block, __m512i* index, __m512i* r) {
+  __m512i low[2], top[2];
+  CodeBytes<kBits>(step.part[0], block, &low[0], &top[0]);
+  CodeBytes<kBits>(step.part[1], block, &low[1], &top[1]);
+  PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+    const __m512i from = _mm512_load_si512(kTileBytes.each_twice[k]);
+    const __m512i words = _mm512_permutex2var_epi8(low[0], from, low[1]);
+    r[k] = Radii(step, HasOneByte(kBits) ? words : _mm512_permutex2var_epi8(top[0], from, top[1]));
+    // Of the words only 5 bits, and which slot.
+    index[k] = _mm512_ternarylogic_epi32(words, _mm512_set1_epi16(0x1f),
+                                         _mm512_set1_epi32(0x200000), 0xea);
+  }
+}
+
+// Of a slot with coarse and fine angles: the coarse one (in the low 4 bits), and r (cos, sin) of
+// the fine one.
+template <int kBits>
+PHASOR_INLINE void LoadProduct(const ScoreStep& step, const int16_t* fine, int block,
+                               __m512i* coarse, __m512i* r) {
+  __m512i low, top;
+  CodeBytes<kBits>(step.part[0], block, &low, &top);
+  const __m512i directions = _mm512_load_si512(fine);
+  PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+    const __m512i words =
+        _mm512_permutex2var_epi8(low, _mm512_load_si512(kTileBytes.both_twice[k]), top);
+    coarse[k] = _mm512_srli_epi32(words, 4);
+    r[k] = _mm512_mulhrs_epi16(Radii(step, words), _mm512_permutexvar_epi32(words, directions));
+  }
+}
+
+struct ScanArgs {
+  const ScoreStep* step;
+  int n;
+  const int16_t* table;       // of the first head
+  std::ptrdiff_t step_words;  // from step to step
+  const int16_t* fine;
+  int32_t* sum;  // of the first head
+};
+
+// Adds what all steps contribute to the sums of kG heads and a block of tokens.
+template <int kG>
+void Scan(const ScanArgs& args, int block) {
+  __m512i acc[kG][kTiles];
+  int32_t* sum = args.sum + 16 * kTiles * block;
+  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+    PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+      acc[h][k] = _mm512_load_si512(sum + h * kPageTokens + 16 * k);
+    }
+  }
+  const int16_t* table = args.table;
+  for (int i = 0; i < args.n; ++i, table += args.step_words) {
+    const ScoreStep& step = args.step[i];
+    const int16_t* fine = args.fine + 32 * i;
+    __m512i index[kTiles], r[kTiles];
+    switch (step.kind) {
+      case 3:
+        LoadPair<3>(step, block, index, r);
+        break;
+      case 4:
+        LoadPair<4>(step, block, index, r);
+        break;
+      case 5:
+        LoadPair<5>(step, block, index, r);
+        break;
+      case 6:
+        LoadPair<6>(step, block, index, r);
+        break;
+      case 7:
+        LoadPair<7>(step, block, index, r);
+        break;
+      case 8:
+        LoadPair<8>(step, block, index, r);
+        break;
+      case 9:
+        LoadPair<9>(step, block, index, r);
+        break;
+      case 10:
+        LoadPair<10>(step, block, index, r);
+        break;
+      case 11:
+        LoadPair<11>(step, block, index, r);
+        break;
+      case 12:
+        LoadPair<12>(step, block, index, r);
+        break;
+      case kProductKind + 7:
+        LoadProduct<7>(step, fine, block, index, r);
+        break;
+      case kProductKind + 8:
+        LoadProduct<8>(step, fine, block, index, r);
+        break;
+      case kProductKind + 9:
+        LoadProduct<9>(step, fine, block, index, r);
+        break;
+      case kProductKind + 10:
+        LoadProduct<10>(step, fine, block, index, r);
+        break;
+      case kProductKind + 11:
+        LoadProduct<11>(step, fine, block, index, r);
+        break;
+      case kProductKind + 12:
+        LoadProduct<12>(step, fine, block, index, r);
+        break;
+      default:
+        __builtin_unreachable();
+    }
+    if (step.kind >= kProductKind) {
+      PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+        const __m512i q = _mm512_load_si512(table + h * kStepWords);
+        PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+          AddWordProducts(acc[h][k], _mm512_permutexvar_epi32(index[k], q), r[k]);
+        }
+      }
+      continue;
+    }
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      const __m512i a = _mm512_load_si512(table + h * kStepWords);
+      const __m512i b = _mm512_load_si512(table + h * kStepWords + 32);
+      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+        AddWordProducts(acc[h][k], _mm512_permutex2var_epi16(a, index[k], b), r[k]);
+      }
+    }
+  }
+  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+    PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+      _mm512_store_si512(sum + h * kPageTokens + 16 * k, acc[h][k]);
+    }
+  }
+}
+
+// Steps [begin, end) of the layout.
+void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
+  const std::ptrdiff_t step_words = std::ptrdiff_t{kStepWords} * args.g;
+  for (int i = 0; begin + i < end; ++i) {
+    const PolarStep& step = args.layout.steps[static_cast<std::size_t>(begin + i)];
+    ScoreStep& out = scratch->step.data()[i];
+    out.r_mask = out.r_range = out.r_first = 0;
+    out.kind = step.total_bits + (step.product ? kProductKind : 0);
+    SetSlot(args.layout, args.page, scratch->plan, step.a, 0, &out);
+    SetSlot(args.layout, args.page, scratch->plan, step.b < 0 ? step.a : step.b, 1, &out);
+    int16_t* table = scratch->table.data() + i * step_words;
+    if (step.product) {
+      BuildProduct(args, step, *scratch, table, scratch->fine.data() + 32 * i);
+    } else {
+      BuildLevels(args, step, *scratch, table);
+    }
+  }
+  constexpr void (*kScan[])(const ScanArgs&, int) = {Scan<1>, Scan<2>, Scan<3>, Scan<4>};
+  const int n_passes = (args.g + kMaxPassHeads - 1) / kMaxPassHeads;
+  for (int pass = 0; pass < n_passes; ++pass) {  // of nearly equal size
+    const int h = args.g * pass / n_passes, n_heads = args.g * (pass + 1) / n_passes - h;
+    const ScanArgs scan = {
+        scratch->step.data(), end - begin,          scratch->table.data() + h * kStepWords,
+        step_words,           scratch->fine.data(), scratch->sum.data() + h * kPageTokens};
+    for (int block = 0; block < kBlocks; ++block) kScan[n_heads - 1](scan, block);
+  }
+}
+
+}  // namespace
+
+void ScorePolarAvx512(const PolarLayout& layout, const float* prepared, int g,
+                      const std::byte* page, int n_tokens, float* score_GT) {
+  static thread_local Scratch scratch;
+  constexpr PolarPlanLimits kLimits = {kRadiusUnits, kLargestSum, kSlotError, kLevelError};
+  if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch.plan)) {
+    return ScorePolarFloatAvx512(layout, prepared, g, page, n_tokens, score_GT);
+  }
+  const std::size_t heads = static_cast<std::size_t>(g);
+  scratch.step.Resize(kChunkSteps);
+  scratch.table.Resize(heads * kChunkSteps * kStepWords);
+  scratch.fine.Resize(std::size_t{kChunkSteps} * 32);
+  scratch.sum.Resize(heads * kPageTokens);
+  std::fill_n(scratch.sum.data(), g * kPageTokens, 0);
+  const TableArgs args = {layout, page, g, std::ptrdiff_t{2} * PaddedPolarSlots(layout)};
+  const int n_steps = static_cast<int>(layout.steps.size());
+  const int n_chunks = (n_steps + kChunkSteps - 1) / kChunkSteps;
+  for (int c = 0; c < n_chunks; ++c) {
+    AddSteps(args, n_steps * c / n_chunks, n_steps * (c + 1) / n_chunks, &scratch);
+  }
+  for (int h = 0; h < g; ++h) {
+    const __m512 unit = _mm512_set1_ps(scratch.plan.unit.data()[h]);
+    for (int t = h * kPageTokens; t < (h + 1) * kPageTokens; t += 16) {
+      const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(scratch.sum.data() + t));
+      _mm512_storeu_ps(score_GT + t, _mm512_mul_ps(sum, unit));
+    }
+  }
+}
+
+}  // namespace phasor
+PHASOR_END_TARGET
+#endif  // __x86_64__
