@@ -60,33 +60,34 @@ void Resize(int g, PolarPageScratch* out) {
 
 void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
                     int n_tokens, float* score_GT) {
-  static thread_local PolarPageScratch scratch;
+  static thread_local PolarPageScratch thread_scratch;
+  PolarPageScratch* scratch = &thread_scratch;
+  __asm__("" : "+r"(scratch));  // or g++ looks up thread-local memory at each use
   const int n_padded = PaddedPolarSlots(layout);
-  Resize(g, &scratch);
+  Resize(g, scratch);
   // Rounding can take every slot's part of a sum up by 2 units.
   const float room = 32767.0f - 3.0f * static_cast<float>(n_padded);
   const PolarPlanLimits limits = {kPolarRadiusUnits, room * (32768.0f / kPolarRadiusUnits),
                                   kSlotError, kLevelError};
-  if (!PlanPolarScores(layout, prepared, g, page, limits, &scratch.plan)) {
+  if (!PlanPolarScores(layout, prepared, g, page, limits, &scratch->plan)) {
     return ScorePolarFloatAvx2(layout, prepared, g, page, n_tokens, score_GT);
   }
-  std::fill_n(scratch.sum.data(), g * kPageTokens, int16_t{0});
+  std::fill_n(scratch->sum.data(), g * kPageTokens, int16_t{0});
   for (const PolarRun& run : layout.runs) {
     const bool as_pairs = run.angle_table == AngleTable::kProduct ||
                           (run.angle_table == AngleTable::kTwoVectors && g >= kManyHeads);
     const int n_chunks = (run.count + kPolarChunkSlots - 1) / kPolarChunkSlots;
     for (int c = 0; c < n_chunks; ++c) {
       const int begin = run.count * c / n_chunks, end = run.count * (c + 1) / n_chunks;
-      const PolarSlots slots = {layout,   page, run.first + begin, end - begin,
-                                n_padded, g,    &scratch};
+      const PolarSlots slots = {layout, page, run.first + begin, end - begin, n_padded, g, scratch};
       (as_pairs ? AddPolarPairsAvx2 : AddPolarTablesAvx2)(slots);
     }
   }
   for (int h = 0; h < g; ++h) {
-    const __m256 factor = _mm256_set1_ps(0.5f * scratch.plan.unit.data()[h]);
+    const __m256 factor = _mm256_set1_ps(0.5f * scratch->plan.unit.data()[h]);
     float* out = score_GT + h * kPageTokens;
     for (int v = 0; v < kPolarVectors; ++v) {
-      StoreScores(scratch.sum.data() + 32 * (v * g + h), factor, out + 64 * (v / 2) + 8 * (v % 2));
+      StoreScores(scratch->sum.data() + 32 * (v * g + h), factor, out + 64 * (v / 2) + 8 * (v % 2));
     }
   }
 }

@@ -43,14 +43,15 @@ constexpr float kSlotError = kRadiusUnits * kRadiusUnits * 0.25f;
 // Cosines and sines, and three times 1/12 from radii.
 constexpr float kLevelError = 1e-8f + 0.25f / (kRadiusUnits * kRadiusUnits);
 
+constexpr int kProductKind = 16;
+
+// What the tokens of a step share. Of slot a in the low and of slot b in the high half; the radius
+// code is in the upper byte of a word, and times r_range it is 2^16 times the radius above r_first.
 struct ScoreStep {
-  const std::byte* part[2][4];  // of slots a and b, order of kFieldParts
-  // Of slot a in the low and of slot b in the high half. The radius code is in the upper byte of a
-  // word; it times r_range is 2^16 times the radius above r_first.
+  uint32_t part[2][4];  // of slots a and b, from the start of the page, order of kFieldParts
   uint32_t r_mask, r_range, r_first;
   int kind;  // total bits, and kProductKind
 };
-constexpr int kProductKind = 16;
 
 // Of one page, per thread.
 struct Scratch {
@@ -65,29 +66,30 @@ struct alignas(64) Words32 {
   uint16_t at[32] = {};
 };
 
-// Where cells begin in parts of an arc, / 65536: the middles of 16 cells twice; for 6 bits and more
-// the middles of the first 16 and then the starts of every 16.
+// Where cells begin in parts of an arc, / 65536: every second one the middle of one of 16 cells,
+// and those between the same; for 6 bits and more the starts of every 16.
 constexpr std::array<Words32, 9> MakeCells() {
   std::array<Words32, 9> out = {};
   for (unsigned bits = 2; bits <= 8; ++bits) {
     for (unsigned k = 0; k < 16; ++k) {
-      out[bits].at[k] = static_cast<uint16_t>((2 * k + 1) << (15 - bits));
-      out[bits].at[16 + k] = bits <= 5 ? out[bits].at[k] : static_cast<uint16_t>(k << (20 - bits));
+      const auto middle = static_cast<uint16_t>((2 * k + 1) << (15 - bits));
+      out[bits].at[2 * k] = middle;
+      out[bits].at[2 * k + 1] = bits <= 5 ? middle : static_cast<uint16_t>(k << (20 - bits));
     }
   }
   return out;
 }
 constexpr std::array<Words32, 9> kCells = MakeCells();
 
-// From 16 levels of slot a and 16 of slot b to 32 of one: [slot][whether they count from the
+// From 16 levels of slots a and b in turn to 32 of one: [slot][whether they count from the
 // middle].
 constexpr std::array<std::array<Words32, 2>, 2> MakeSpread() {
   std::array<std::array<Words32, 2>, 2> out = {};
   for (unsigned slot = 0; slot < 2; ++slot) {
     for (unsigned k = 0; k < 16; ++k) {
-      out[slot][0].at[k] = static_cast<uint16_t>(16 * slot + k);
-      out[slot][1].at[k] = static_cast<uint16_t>(16 * slot + 15 - k);
-      out[slot][0].at[16 + k] = out[slot][1].at[16 + k] = static_cast<uint16_t>(16 * slot + k);
+      out[slot][0].at[k] = static_cast<uint16_t>(2 * k + slot);
+      out[slot][1].at[k] = static_cast<uint16_t>(2 * (15 - k) + slot);
+      out[slot][0].at[16 + k] = out[slot][1].at[16 + k] = static_cast<uint16_t>(2 * k + slot);
     }
   }
   return out;
@@ -98,13 +100,13 @@ constexpr Words32 kBelow[2] = {{},
                                {{0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
                                  0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff}}};
 
-// From vectors of 16 fine and 16 coarse levels to pairs of entry k of either: [fine, coarse].
+// From vectors of fine and coarse levels in turn to pairs of entry k of either: [fine, coarse].
 constexpr std::array<Words32, 2> MakePairs() {
   std::array<Words32, 2> out = {};
   for (unsigned coarse = 0; coarse < 2; ++coarse) {
     for (unsigned k = 0; k < 16; ++k) {
-      out[coarse].at[2 * k] = static_cast<uint16_t>(16 * coarse + k);
-      out[coarse].at[2 * k + 1] = static_cast<uint16_t>(32 + 16 * coarse + k);
+      out[coarse].at[2 * k] = static_cast<uint16_t>(2 * k + coarse);
+      out[coarse].at[2 * k + 1] = static_cast<uint16_t>(32 + 2 * k + coarse);
     }
   }
   return out;
@@ -137,30 +139,55 @@ namespace {
 PHASOR_INLINE __m512i Set16(int x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
 PHASOR_INLINE __m512i Load(const Words32& words) { return _mm512_load_si512(words.at); }
 
-// Cosine of (phase + 1/2) / 65536 turns, in 2^-15.
-PHASOR_INLINE __m512i Cosine(__m512i phase) {
-  // How far the angle is from half a turn, -1 to 1, is a sine's argument.
-  const __m512i folded = _mm512_max_epi16(phase, _mm512_xor_si512(phase, Set16(-1)));
-  const __m512i z = _mm512_sub_epi16(Set16(32767), _mm512_add_epi16(folded, folded));
-  const __m512i u = _mm512_mulhrs_epi16(z, z);
-  __m512i t = _mm512_mulhrs_epi16(u, Set16(kPolarSine[2]));
-  t = _mm512_mulhrs_epi16(_mm512_add_epi16(t, Set16(kPolarSine[1])), u);
-  t = _mm512_mulhrs_epi16(_mm512_add_epi16(t, Set16(kPolarSine[0])), z);
-  return _mm512_adds_epi16(z, t);
-}
-PHASOR_INLINE __m512i Sine(__m512i phase) { return Cosine(_mm512_sub_epi16(phase, Set16(16384))); }
-
-PHASOR_INLINE int16_t ArcOf(const PolarLayout& layout, const std::byte* page, int slot) {
-  int16_t range;
-  std::memcpy(&range, page + 2 * (layout.n_slots + slot), 2);
-  return range;
+// A constant that stays in a register: g++ makes those of one number anew in every pass of a loop.
+PHASOR_INLINE __m512i Constant(int x) {
+  __m512i all = Set16(x);
+#if !defined(PHASOR_EMULATE_AVX512)
+  __asm__("" : "+v"(all));
+#endif
+  return all;
 }
 
-// What all tokens of a slot share, into half i of a step.
-void SetSlot(const PolarLayout& layout, const std::byte* page, const PolarPlan& plan, int slot,
-             int i, ScoreStep* out) {
+// Cosines and sines of (phase + 1/2) / 65536 turns, in 2^-15.
+class Angles {
+ public:
+  PHASOR_INLINE Angles()
+      : all_ones_(Constant(-1)),
+        largest_(Constant(32767)),
+        quarter_(Constant(16384)),
+        c0_(Constant(kPolarSine[0])),
+        c1_(Constant(kPolarSine[1])),
+        c2_(Constant(kPolarSine[2])) {}
+  PHASOR_INLINE __m512i Cosine(__m512i phase) const {
+    // How far the angle is from half a turn, -1 to 1, is a sine's argument.
+    const __m512i folded = _mm512_max_epi16(phase, _mm512_xor_si512(phase, all_ones_));
+    const __m512i z = _mm512_sub_epi16(largest_, _mm512_add_epi16(folded, folded));
+    const __m512i u = _mm512_mulhrs_epi16(z, z);
+    __m512i t = _mm512_mulhrs_epi16(u, c2_);
+    t = _mm512_mulhrs_epi16(_mm512_add_epi16(t, c1_), u);
+    t = _mm512_mulhrs_epi16(_mm512_add_epi16(t, c0_), z);
+    return _mm512_adds_epi16(z, t);
+  }
+  PHASOR_INLINE __m512i Sine(__m512i phase) const {
+    return Cosine(_mm512_sub_epi16(phase, quarter_));
+  }
+
+ private:
+  __m512i all_ones_, largest_, quarter_, c0_, c1_, c2_;
+};
+
+// The arcs of a slot and the one behind it.
+PHASOR_INLINE uint32_t ArcsOf(const PolarLayout& layout, const std::byte* page, int slot) {
+  uint32_t arcs;
+  std::memcpy(&arcs, page + 2 * (layout.n_slots + slot), sizeof(arcs));
+  return arcs;
+}
+
+// Half i of what the tokens of a step share.
+PHASOR_INLINE void SetSlot(const PolarLayout& layout, const PolarPlan& plan, int slot, int i,
+                           ScoreStep* out) {
   const PolarSlot& at = layout.slots[static_cast<std::size_t>(slot)];
-  for (int p = 0; p < 4; ++p) out->part[i][p] = page + at.parts.at[p];
+  std::memcpy(out->part[i], at.parts.at, sizeof(out->part[i]));
   const int total = at.width.total();
   const int unused = HasOneByte(total) ? 8 - total : 0;  // bits above the radius code
   const uint32_t ones = (1u << at.width.r_bits) - 1;
@@ -186,28 +213,26 @@ struct TableArgs {
   std::ptrdiff_t q_stride;
 };
 
-void BuildLevels(const TableArgs& args, const PolarStep& step, const Scratch& scratch,
-                 int16_t* table) {
+PHASOR_INLINE void BuildLevels(const TableArgs& args, const Angles& angles, const PolarStep& step,
+                               const PolarPlan& plan, int16_t* table) {
   const int b = std::max(step.b, step.a);
   const int slot[2] = {step.a, b};
   const int a_bits[2] = {args.layout.a_bits_S[static_cast<std::size_t>(step.a)],
                          args.layout.a_bits_S[static_cast<std::size_t>(b)]};
-  constexpr __mmask32 kUpper = 0xffff0000u;
-  const __m512i range =
-      _mm512_mask_set1_epi16(_mm512_set1_epi16(ArcOf(args.layout, args.page, step.a)), kUpper,
-                             ArcOf(args.layout, args.page, b));
+  // Beyond the last slot the other arc is what follows in the page, and not used.
+  const __m512i range = _mm512_set1_epi32(static_cast<int>(ArcsOf(args.layout, args.page, step.a)));
   const __m512i cells =
-      _mm512_mask_mov_epi16(Load(kCells[static_cast<std::size_t>(a_bits[0])]), kUpper,
+      _mm512_mask_mov_epi16(Load(kCells[static_cast<std::size_t>(a_bits[0])]), 0xaaaaaaaa,
                             Load(kCells[static_cast<std::size_t>(a_bits[1])]));
   const __m512i phase = _mm512_mulhi_epu16(cells, range);
-  const __m512i cosine = Cosine(phase), sine = Sine(phase);
+  const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
   for (unsigned i = 0; i < 2; ++i) {
     const unsigned from_middle = a_bits[i] == 5;
     const __m512i spread = Load(kSpread[i][from_middle]);
     const __m512i c = _mm512_permutexvar_epi16(spread, cosine);
     const __m512i s =
         _mm512_xor_si512(_mm512_permutexvar_epi16(spread, sine), Load(kBelow[from_middle]));
-    StoreLevels(c, s, scratch.plan.q16.data() + 2 * slot[i], args.q_stride, args.g, table + 32 * i);
+    StoreLevels(c, s, plan.q16.data() + 2 * slot[i], args.q_stride, args.g, table + 32 * i);
   }
   if (step.b >= 0) return;
   for (int h = 0; h < args.g; ++h) {
@@ -215,18 +240,19 @@ void BuildLevels(const TableArgs& args, const PolarStep& step, const Scratch& sc
   }
 }
 
-void BuildProduct(const TableArgs& args, const PolarStep& step, const Scratch& scratch,
-                  int16_t* table, int16_t* fine) {
-  const __m512i range = _mm512_set1_epi16(ArcOf(args.layout, args.page, step.a));
+PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, const PolarStep& step,
+                                const PolarPlan& plan, int16_t* table, int16_t* fine) {
+  const __m512i range =
+      _mm512_set1_epi16(static_cast<int16_t>(ArcsOf(args.layout, args.page, step.a)));
   const int a_bits = args.layout.a_bits_S[static_cast<std::size_t>(step.a)];
   const __m512i phase = _mm512_mulhi_epu16(Load(kCells[static_cast<std::size_t>(a_bits)]), range);
-  const __m512i cosine = Cosine(phase), sine = Sine(phase);
+  const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
   _mm512_store_si512(fine, _mm512_permutex2var_epi16(cosine, Load(kPairs[0]), sine));
   // (cos, -sin) with x and (sin, cos) with y give A and B.
   const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
   StoreLevels(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
               _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
-              scratch.plan.q16.data() + 2 * step.a, args.q_stride, args.g, table);
+              plan.q16.data() + 2 * step.a, args.q_stride, args.g, table);
 }
 
 // Radii of the codes in the upper bytes of `words`.
@@ -239,10 +265,11 @@ PHASOR_INLINE __m512i Radii(const ScoreStep& step, __m512i words) {
 
 // Of two slots and the tiles of a block: where in the table, and radii.
 template <int kBits>
-PHASOR_INLINE void LoadPair(const ScoreStep& step, int block, __m512i* index, __m512i* r) {
+PHASOR_INLINE void LoadPair(const std::byte* page, const ScoreStep& step, int block, __m512i* index,
+                            __m512i* r) {
   __m512i low[2], top[2];
-  CodeBytes<kBits>(step.part[0], block, &low[0], &top[0]);
-  CodeBytes<kBits>(step.part[1], block, &low[1], &top[1]);
+  CodeBytes<kBits>(page, step.part[0], block, &low[0], &top[0]);
+  CodeBytes<kBits>(page, step.part[1], block, &low[1], &top[1]);
   PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
     const __m512i from = _mm512_load_si512(kTileBytes.each_twice[k]);
     const __m512i words = _mm512_permutex2var_epi8(low[0], from, low[1]);
@@ -256,10 +283,10 @@ PHASOR_INLINE void LoadPair(const ScoreStep& step, int block, __m512i* index, __
 // Of a slot with coarse and fine angles: the coarse one (in the low 4 bits), and r (cos, sin) of
 // the fine one.
 template <int kBits>
-PHASOR_INLINE void LoadProduct(const ScoreStep& step, const int16_t* fine, int block,
-                               __m512i* coarse, __m512i* r) {
+PHASOR_INLINE void LoadProduct(const std::byte* page, const ScoreStep& step, const int16_t* fine,
+                               int block, __m512i* coarse, __m512i* r) {
   __m512i low, top;
-  CodeBytes<kBits>(step.part[0], block, &low, &top);
+  CodeBytes<kBits>(page, step.part[0], block, &low, &top);
   const __m512i directions = _mm512_load_si512(fine);
   PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
     const __m512i words =
@@ -270,6 +297,7 @@ PHASOR_INLINE void LoadProduct(const ScoreStep& step, const int16_t* fine, int b
 }
 
 struct ScanArgs {
+  const std::byte* page;
   const ScoreStep* step;
   int n;
   const int16_t* table;       // of the first head
@@ -288,6 +316,7 @@ void Scan(const ScanArgs& args, int block) {
       acc[h][k] = _mm512_load_si512(sum + h * kPageTokens + 16 * k);
     }
   }
+  const std::byte* page = args.page;
   const int16_t* table = args.table;
   for (int i = 0; i < args.n; ++i, table += args.step_words) {
     const ScoreStep& step = args.step[i];
@@ -295,52 +324,52 @@ void Scan(const ScanArgs& args, int block) {
     __m512i index[kTiles], r[kTiles];
     switch (step.kind) {
       case 3:
-        LoadPair<3>(step, block, index, r);
+        LoadPair<3>(page, step, block, index, r);
         break;
       case 4:
-        LoadPair<4>(step, block, index, r);
+        LoadPair<4>(page, step, block, index, r);
         break;
       case 5:
-        LoadPair<5>(step, block, index, r);
+        LoadPair<5>(page, step, block, index, r);
         break;
       case 6:
-        LoadPair<6>(step, block, index, r);
+        LoadPair<6>(page, step, block, index, r);
         break;
       case 7:
-        LoadPair<7>(step, block, index, r);
+        LoadPair<7>(page, step, block, index, r);
         break;
       case 8:
-        LoadPair<8>(step, block, index, r);
+        LoadPair<8>(page, step, block, index, r);
         break;
       case 9:
-        LoadPair<9>(step, block, index, r);
+        LoadPair<9>(page, step, block, index, r);
         break;
       case 10:
-        LoadPair<10>(step, block, index, r);
+        LoadPair<10>(page, step, block, index, r);
         break;
       case 11:
-        LoadPair<11>(step, block, index, r);
+        LoadPair<11>(page, step, block, index, r);
         break;
       case 12:
-        LoadPair<12>(step, block, index, r);
+        LoadPair<12>(page, step, block, index, r);
         break;
       case kProductKind + 7:
-        LoadProduct<7>(step, fine, block, index, r);
+        LoadProduct<7>(page, step, fine, block, index, r);
         break;
       case kProductKind + 8:
-        LoadProduct<8>(step, fine, block, index, r);
+        LoadProduct<8>(page, step, fine, block, index, r);
         break;
       case kProductKind + 9:
-        LoadProduct<9>(step, fine, block, index, r);
+        LoadProduct<9>(page, step, fine, block, index, r);
         break;
       case kProductKind + 10:
-        LoadProduct<10>(step, fine, block, index, r);
+        LoadProduct<10>(page, step, fine, block, index, r);
         break;
       case kProductKind + 11:
-        LoadProduct<11>(step, fine, block, index, r);
+        LoadProduct<11>(page, step, fine, block, index, r);
         break;
       case kProductKind + 12:
-        LoadProduct<12>(step, fine, block, index, r);
+        LoadProduct<12>(page, step, fine, block, index, r);
         break;
       default:
         __builtin_unreachable();
@@ -369,62 +398,81 @@ void Scan(const ScanArgs& args, int block) {
   }
 }
 
-// Steps [begin, end) of the layout.
-void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
+// Fills what Scan takes, of steps [begin, begin + n) of the layout.
+void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
   const std::ptrdiff_t step_words = std::ptrdiff_t{kStepWords} * args.g;
-  for (int i = 0; begin + i < end; ++i) {
-    const PolarStep& step = args.layout.steps[static_cast<std::size_t>(begin + i)];
-    ScoreStep& out = scratch->step.data()[i];
-    out.r_mask = out.r_range = out.r_first = 0;
-    out.kind = step.total_bits + (step.product ? kProductKind : 0);
-    SetSlot(args.layout, args.page, scratch->plan, step.a, 0, &out);
-    SetSlot(args.layout, args.page, scratch->plan, step.b < 0 ? step.a : step.b, 1, &out);
-    int16_t* table = scratch->table.data() + i * step_words;
-    if (step.product) {
-      BuildProduct(args, step, *scratch, table, scratch->fine.data() + 32 * i);
+  const Angles angles;
+  const PolarStep* step = args.layout.steps.data() + begin;
+  ScoreStep* out = scratch->step.data();
+  int16_t* table = scratch->table.data();
+  int16_t* fine = scratch->fine.data();
+  for (int i = 0; i < n; ++i, ++step, ++out, table += step_words, fine += 32) {
+    out->r_mask = out->r_range = out->r_first = 0;
+    out->kind = step->total_bits + (step->product ? kProductKind : 0);
+    SetSlot(args.layout, scratch->plan, step->a, 0, out);
+    SetSlot(args.layout, scratch->plan, step->b < 0 ? step->a : step->b, 1, out);
+    if (step->product) {
+      BuildProduct(args, angles, *step, scratch->plan, table, fine);
     } else {
-      BuildLevels(args, step, *scratch, table);
+      BuildLevels(args, angles, *step, scratch->plan, table);
     }
   }
+}
+
+// Adds steps [begin, end) of the layout to the sums.
+void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
+  const std::ptrdiff_t step_words = std::ptrdiff_t{kStepWords} * args.g;
+  BuildSteps(args, begin, end - begin, scratch);
   constexpr void (*kScan[])(const ScanArgs&, int) = {Scan<1>, Scan<2>, Scan<3>, Scan<4>};
   const int n_passes = (args.g + kMaxPassHeads - 1) / kMaxPassHeads;
   for (int pass = 0; pass < n_passes; ++pass) {  // of nearly equal size
     const int h = args.g * pass / n_passes, n_heads = args.g * (pass + 1) / n_passes - h;
-    const ScanArgs scan = {
-        scratch->step.data(), end - begin,          scratch->table.data() + h * kStepWords,
-        step_words,           scratch->fine.data(), scratch->sum.data() + h * kPageTokens};
+    const ScanArgs scan = {args.page,
+                           scratch->step.data(),
+                           end - begin,
+                           scratch->table.data() + h * kStepWords,
+                           step_words,
+                           scratch->fine.data(),
+                           scratch->sum.data() + h * kPageTokens};
     for (int block = 0; block < kBlocks; ++block) kScan[n_heads - 1](scan, block);
   }
+}
+
+bool Score(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
+           Scratch* scratch, float* score_GT) {
+  constexpr PolarPlanLimits kLimits = {kRadiusUnits, kLargestSum, kSlotError, kLevelError};
+  if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch->plan)) return false;
+  const std::size_t heads = static_cast<std::size_t>(g);
+  scratch->step.Resize(kChunkSteps);
+  scratch->table.Resize(heads * kChunkSteps * kStepWords);
+  scratch->fine.Resize(std::size_t{kChunkSteps} * 32);
+  scratch->sum.Resize(heads * kPageTokens);
+  std::fill_n(scratch->sum.data(), g * kPageTokens, 0);
+  const TableArgs args = {layout, page, g, std::ptrdiff_t{2} * PaddedPolarSlots(layout)};
+  const int n_steps = static_cast<int>(layout.steps.size());
+  const int n_chunks = (n_steps + kChunkSteps - 1) / kChunkSteps;
+  for (int c = 0; c < n_chunks; ++c) {
+    AddSteps(args, n_steps * c / n_chunks, n_steps * (c + 1) / n_chunks, scratch);
+  }
+  for (int h = 0; h < g; ++h) {
+    const __m512 unit = _mm512_set1_ps(scratch->plan.unit.data()[h]);
+    for (int t = h * kPageTokens; t < (h + 1) * kPageTokens; t += 16) {
+      const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(scratch->sum.data() + t));
+      _mm512_storeu_ps(score_GT + t, _mm512_mul_ps(sum, unit));
+    }
+  }
+  return true;
 }
 
 }  // namespace
 
 void ScorePolarAvx512(const PolarLayout& layout, const float* prepared, int g,
                       const std::byte* page, int n_tokens, float* score_GT) {
-  static thread_local Scratch scratch;
-  constexpr PolarPlanLimits kLimits = {kRadiusUnits, kLargestSum, kSlotError, kLevelError};
-  if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch.plan)) {
-    return ScorePolarFloatAvx512(layout, prepared, g, page, n_tokens, score_GT);
-  }
-  const std::size_t heads = static_cast<std::size_t>(g);
-  scratch.step.Resize(kChunkSteps);
-  scratch.table.Resize(heads * kChunkSteps * kStepWords);
-  scratch.fine.Resize(std::size_t{kChunkSteps} * 32);
-  scratch.sum.Resize(heads * kPageTokens);
-  std::fill_n(scratch.sum.data(), g * kPageTokens, 0);
-  const TableArgs args = {layout, page, g, std::ptrdiff_t{2} * PaddedPolarSlots(layout)};
-  const int n_steps = static_cast<int>(layout.steps.size());
-  const int n_chunks = (n_steps + kChunkSteps - 1) / kChunkSteps;
-  for (int c = 0; c < n_chunks; ++c) {
-    AddSteps(args, n_steps * c / n_chunks, n_steps * (c + 1) / n_chunks, &scratch);
-  }
-  for (int h = 0; h < g; ++h) {
-    const __m512 unit = _mm512_set1_ps(scratch.plan.unit.data()[h]);
-    for (int t = h * kPageTokens; t < (h + 1) * kPageTokens; t += 16) {
-      const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(scratch.sum.data() + t));
-      _mm512_storeu_ps(score_GT + t, _mm512_mul_ps(sum, unit));
-    }
-  }
+  static thread_local Scratch thread_scratch;
+  Scratch* scratch = &thread_scratch;
+  __asm__("" : "+r"(scratch));  // or g++ looks up thread-local memory at each use
+  if (Score(layout, prepared, g, page, scratch, score_GT)) return;
+  ScorePolarFloatAvx512(layout, prepared, g, page, n_tokens, score_GT);
 }
 
 }  // namespace phasor
