@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kvcodec/packed_field.h"
+#include "kvcodec/polar_layout.h"
 #include "simd/avx512.h"
 #include "simd/target.h"
 
@@ -29,9 +29,6 @@ struct PartShifts {
 };
 template <int kPart, int kAt>
 inline constexpr PartShifts<kPart, kAt> kPartShifts;
-
-// Whether a code's low byte also serves as its top one (CodeBytes).
-constexpr bool HasOneByte(int bits) { return bits >= 6 && bits <= 8; }
 
 }  // namespace
 }  // namespace phasor

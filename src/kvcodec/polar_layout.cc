@@ -19,6 +19,31 @@ std::tuple<int, int, bool> Kind(PolarWidth width) {
   return {-width.total(), static_cast<int>(TableFor(width)), width.r_bits > 4};
 }
 
+// Half i of a step.
+void SetHalf(const PolarSlot& slot, int i, PolarStep* step) {
+  const int r_bits = slot.width.r_bits, total = slot.width.total();
+  step->parts[i] = slot.parts;
+  step->unused[i] = static_cast<uint8_t>(HasOneByte(total) ? 8 - total : 0);
+  const uint32_t ones = (1u << r_bits) - 1;
+  step->radius_words |= (ones << (16 - step->unused[i] - r_bits)) << (16 * i);
+}
+
+void AddSteps(PolarLayout* layout) {
+  for (int s = 0; s < layout->n_slots; ++s) {
+    const PolarSlot* slot = layout->slots.data() + s;
+    const int total = slot->width.total();
+    PolarStep step = {s, -1, total, TableFor(slot->width) == AngleTable::kProduct, {}, 0, {}};
+    if (!step.product && s + 1 < layout->n_slots && slot[1].width.total() == total &&
+        slot[1].width.a_bits <= 5) {
+      step.b = s + 1;
+    }
+    SetHalf(slot[0], 0, &step);
+    SetHalf(slot[step.b < 0 ? 0 : 1], 1, &step);
+    layout->steps.push_back(step);
+    if (step.b >= 0) ++s;
+  }
+}
+
 }  // namespace
 
 PolarLayout MakePolarLayout(int head_dim, const std::vector<PairDims>& pairs,
@@ -64,15 +89,7 @@ PolarLayout MakePolarLayout(int head_dim, const std::vector<PairDims>& pairs,
       layout.runs.push_back({s, 1, width.total(), TableFor(width), width.r_bits > 4});
     }
   }
-  for (int s = 0; s < layout.n_slots; ++s) {
-    const PolarWidth width = layout.slots[s].width;
-    PolarStep step = {s, -1, width.total(), TableFor(width) == AngleTable::kProduct};
-    if (!step.product && s + 1 < layout.n_slots) {
-      const PolarWidth next = layout.slots[s + 1].width;
-      if (next.total() == step.total_bits && next.a_bits <= 5) step.b = ++s;
-    }
-    layout.steps.push_back(step);
-  }
+  AddSteps(&layout);
   return layout;
 }
 

@@ -26,6 +26,10 @@ enum class AngleTable : uint8_t {
   kProduct,     // a_bits 6..8: the angle is a coarse one plus a fine one, two tables of 16
 };
 
+// Whether a code's low byte also serves as its top one: it has its radius code, and no more than
+// two bits above.
+constexpr bool HasOneByte(int total_bits) { return total_bits >= 6 && total_bits <= 8; }
+
 struct PolarSlot {
   int pair;  // index among the head's pairs
   PairDims dims;
@@ -43,10 +47,15 @@ struct PolarRun {
 };
 
 // What the AVX-512 scores take at once: two slots of up to 5 angle bits and one total, or one slot.
+// Words of 16 bits belong to slot a and to slot b (a once more where there is none) in turn; the
+// top 8 bits of a code are in a word's upper byte, or the low 8 bits where HasOneByte.
 struct PolarStep {
   int a, b;  // b < 0: none
   int total_bits;
-  bool product;  // 6 angle bits and more
+  bool product;           // 6 angle bits and more
+  uint8_t unused[2];      // bits of a and b above the radius code
+  uint32_t radius_words;  // the bits of the radius codes of a and b
+  PartOffsets parts[2];
 };
 
 struct PolarLayout {

@@ -29,6 +29,7 @@ namespace {
 constexpr int kMaxPassHeads = 4;  // of one scan: 4 x 4 accumulators
 constexpr int kChunkSteps = 16;   // whose tables stay in L1
 constexpr int kStepWords = 64;    // of a step's table
+constexpr int kProductKind = 16;  // a switch's cases of one slot
 constexpr int kTiles = 4;         // of 16 tokens, of a block of CodeBytes
 constexpr int kBlocks = kPageTokens / (16 * kTiles);
 
@@ -43,23 +44,19 @@ constexpr float kSlotError = kRadiusUnits * kRadiusUnits * 0.25f;
 // Cosines and sines, and three times 1/12 from radii.
 constexpr float kLevelError = 1e-8f + 0.25f / (kRadiusUnits * kRadiusUnits);
 
-constexpr int kProductKind = 16;
-
-// What the tokens of a step share. Of slot a in the low and of slot b in the high half; the radius
-// code is in the upper byte of a word, and times r_range it is 2^16 times the radius above r_first.
-struct ScoreStep {
-  uint32_t part[2][4];  // of slots a and b, from the start of the page, order of kFieldParts
-  uint32_t r_mask, r_range, r_first;
-  int kind;  // total bits, and kProductKind
+// Radii of a step's slots in turn. A radius code, in the upper byte of a word, times range is 2^16
+// times the radius above first.
+struct StepRadii {
+  uint32_t range, first;
 };
 
 // Of one page, per thread.
 struct Scratch {
   PolarPlan plan;
-  AlignedBuffer<ScoreStep> step;  // [kChunkSteps]
-  AlignedBuffer<int16_t> table;   // [kChunkSteps][g][kStepWords]
-  AlignedBuffer<int16_t> fine;    // [kChunkSteps][16][cos, sin]
-  AlignedBuffer<int32_t> sum;     // [g][kPageTokens]
+  AlignedBuffer<StepRadii> radii;  // [kChunkSteps]
+  AlignedBuffer<int16_t> table;    // [kChunkSteps][g][kStepWords]
+  AlignedBuffer<int16_t> fine;     // [kChunkSteps][16][cos, sin]
+  AlignedBuffer<int32_t> sum;      // [g][kPageTokens]
 };
 
 struct alignas(64) Words32 {
@@ -183,18 +180,12 @@ PHASOR_INLINE uint32_t ArcsOf(const PolarLayout& layout, const std::byte* page, 
   return arcs;
 }
 
-// Half i of what the tokens of a step share.
-PHASOR_INLINE void SetSlot(const PolarLayout& layout, const PolarPlan& plan, int slot, int i,
-                           ScoreStep* out) {
-  const PolarSlot& at = layout.slots[static_cast<std::size_t>(slot)];
-  std::memcpy(out->part[i], at.parts.at, sizeof(out->part[i]));
-  const int total = at.width.total();
-  const int unused = HasOneByte(total) ? 8 - total : 0;  // bits above the radius code
-  const uint32_t ones = (1u << at.width.r_bits) - 1;
-  const int half = 16 * i;
-  out->r_mask |= (ones << (16 - unused - at.width.r_bits)) << half;
-  out->r_range |= ((static_cast<uint32_t>(plan.r_range.data()[slot]) & 0xffff) << unused) << half;
-  out->r_first |= (static_cast<uint32_t>(plan.r_first.data()[slot]) & 0xffff) << half;
+PHASOR_INLINE StepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
+  const auto* range = reinterpret_cast<const uint32_t*>(plan.r_range.data());
+  const auto* first = reinterpret_cast<const uint32_t*>(plan.r_first.data());
+  const int b = step.b < 0 ? step.a : step.b;
+  return {(range[step.a] & 0xffff) << step.unused[0] | (range[b] & 0xffff0000) << step.unused[1],
+          (first[step.a] & 0xffff) | (first[b] & 0xffff0000)};
 }
 
 // q: [g][S][x, y] from the slot at hand on; out: [g][kStepWords] from its half on.
@@ -256,24 +247,25 @@ PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, con
 }
 
 // Radii of the codes in the upper bytes of `words`.
-PHASOR_INLINE __m512i Radii(const ScoreStep& step, __m512i words) {
-  const __m512i code = _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(step.r_mask)));
+PHASOR_INLINE __m512i Radii(uint32_t mask, const StepRadii& radii, __m512i words) {
+  const __m512i code = _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(mask)));
   return _mm512_add_epi16(
-      _mm512_mulhi_epu16(code, _mm512_set1_epi32(static_cast<int>(step.r_range))),
-      _mm512_set1_epi32(static_cast<int>(step.r_first)));
+      _mm512_mulhi_epu16(code, _mm512_set1_epi32(static_cast<int>(radii.range))),
+      _mm512_set1_epi32(static_cast<int>(radii.first)));
 }
 
 // Of two slots and the tiles of a block: where in the table, and radii.
 template <int kBits>
-PHASOR_INLINE void LoadPair(const std::byte* page, const ScoreStep& step, int block, __m512i* index,
-                            __m512i* r) {
+PHASOR_INLINE void LoadPair(const std::byte* page, const PolarStep& step, const StepRadii& radii,
+                            int block, __m512i* index, __m512i* r) {
   __m512i low[2], top[2];
-  CodeBytes<kBits>(page, step.part[0], block, &low[0], &top[0]);
-  CodeBytes<kBits>(page, step.part[1], block, &low[1], &top[1]);
+  CodeBytes<kBits>(page, step.parts[0].at, block, &low[0], &top[0]);
+  CodeBytes<kBits>(page, step.parts[1].at, block, &low[1], &top[1]);
   PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
     const __m512i from = _mm512_load_si512(kTileBytes.each_twice[k]);
     const __m512i words = _mm512_permutex2var_epi8(low[0], from, low[1]);
-    r[k] = Radii(step, HasOneByte(kBits) ? words : _mm512_permutex2var_epi8(top[0], from, top[1]));
+    r[k] = Radii(step.radius_words, radii,
+                 HasOneByte(kBits) ? words : _mm512_permutex2var_epi8(top[0], from, top[1]));
     // Of the words only 5 bits, and which slot.
     index[k] = _mm512_ternarylogic_epi32(words, _mm512_set1_epi16(0x1f),
                                          _mm512_set1_epi32(0x200000), 0xea);
@@ -283,22 +275,24 @@ PHASOR_INLINE void LoadPair(const std::byte* page, const ScoreStep& step, int bl
 // Of a slot with coarse and fine angles: the coarse one (in the low 4 bits), and r (cos, sin) of
 // the fine one.
 template <int kBits>
-PHASOR_INLINE void LoadProduct(const std::byte* page, const ScoreStep& step, const int16_t* fine,
-                               int block, __m512i* coarse, __m512i* r) {
+PHASOR_INLINE void LoadProduct(const std::byte* page, const PolarStep& step, const StepRadii& radii,
+                               const int16_t* fine, int block, __m512i* coarse, __m512i* r) {
   __m512i low, top;
-  CodeBytes<kBits>(page, step.part[0], block, &low, &top);
+  CodeBytes<kBits>(page, step.parts[0].at, block, &low, &top);
   const __m512i directions = _mm512_load_si512(fine);
   PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
     const __m512i words =
         _mm512_permutex2var_epi8(low, _mm512_load_si512(kTileBytes.both_twice[k]), top);
     coarse[k] = _mm512_srli_epi32(words, 4);
-    r[k] = _mm512_mulhrs_epi16(Radii(step, words), _mm512_permutexvar_epi32(words, directions));
+    r[k] = _mm512_mulhrs_epi16(Radii(step.radius_words, radii, words),
+                               _mm512_permutexvar_epi32(words, directions));
   }
 }
 
 struct ScanArgs {
   const std::byte* page;
-  const ScoreStep* step;
+  const PolarStep* step;
+  const StepRadii* radii;
   int n;
   const int16_t* table;       // of the first head
   std::ptrdiff_t step_words;  // from step to step
@@ -319,62 +313,63 @@ void Scan(const ScanArgs& args, int block) {
   const std::byte* page = args.page;
   const int16_t* table = args.table;
   for (int i = 0; i < args.n; ++i, table += args.step_words) {
-    const ScoreStep& step = args.step[i];
+    const PolarStep& step = args.step[i];
+    const StepRadii& radii = args.radii[i];
     const int16_t* fine = args.fine + 32 * i;
     __m512i index[kTiles], r[kTiles];
-    switch (step.kind) {
+    switch (step.total_bits + (step.product ? kProductKind : 0)) {
       case 3:
-        LoadPair<3>(page, step, block, index, r);
+        LoadPair<3>(page, step, radii, block, index, r);
         break;
       case 4:
-        LoadPair<4>(page, step, block, index, r);
+        LoadPair<4>(page, step, radii, block, index, r);
         break;
       case 5:
-        LoadPair<5>(page, step, block, index, r);
+        LoadPair<5>(page, step, radii, block, index, r);
         break;
       case 6:
-        LoadPair<6>(page, step, block, index, r);
+        LoadPair<6>(page, step, radii, block, index, r);
         break;
       case 7:
-        LoadPair<7>(page, step, block, index, r);
+        LoadPair<7>(page, step, radii, block, index, r);
         break;
       case 8:
-        LoadPair<8>(page, step, block, index, r);
+        LoadPair<8>(page, step, radii, block, index, r);
         break;
       case 9:
-        LoadPair<9>(page, step, block, index, r);
+        LoadPair<9>(page, step, radii, block, index, r);
         break;
       case 10:
-        LoadPair<10>(page, step, block, index, r);
+        LoadPair<10>(page, step, radii, block, index, r);
         break;
       case 11:
-        LoadPair<11>(page, step, block, index, r);
+        LoadPair<11>(page, step, radii, block, index, r);
         break;
       case 12:
-        LoadPair<12>(page, step, block, index, r);
+        LoadPair<12>(page, step, radii, block, index, r);
         break;
       case kProductKind + 7:
-        LoadProduct<7>(page, step, fine, block, index, r);
+        LoadProduct<7>(page, step, radii, fine, block, index, r);
         break;
       case kProductKind + 8:
-        LoadProduct<8>(page, step, fine, block, index, r);
+        LoadProduct<8>(page, step, radii, fine, block, index, r);
         break;
       case kProductKind + 9:
-        LoadProduct<9>(page, step, fine, block, index, r);
+        LoadProduct<9>(page, step, radii, fine, block, index, r);
         break;
       case kProductKind + 10:
-        LoadProduct<10>(page, step, fine, block, index, r);
+        LoadProduct<10>(page, step, radii, fine, block, index, r);
         break;
       case kProductKind + 11:
-        LoadProduct<11>(page, step, fine, block, index, r);
+        LoadProduct<11>(page, step, radii, fine, block, index, r);
         break;
       case kProductKind + 12:
-        LoadProduct<12>(page, step, fine, block, index, r);
+        LoadProduct<12>(page, step, radii, fine, block, index, r);
         break;
       default:
         __builtin_unreachable();
     }
-    if (step.kind >= kProductKind) {
+    if (step.product) {
       PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
         const __m512i q = _mm512_load_si512(table + h * kStepWords);
         PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
@@ -403,14 +398,10 @@ void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
   const std::ptrdiff_t step_words = std::ptrdiff_t{kStepWords} * args.g;
   const Angles angles;
   const PolarStep* step = args.layout.steps.data() + begin;
-  ScoreStep* out = scratch->step.data();
   int16_t* table = scratch->table.data();
   int16_t* fine = scratch->fine.data();
-  for (int i = 0; i < n; ++i, ++step, ++out, table += step_words, fine += 32) {
-    out->r_mask = out->r_range = out->r_first = 0;
-    out->kind = step->total_bits + (step->product ? kProductKind : 0);
-    SetSlot(args.layout, scratch->plan, step->a, 0, out);
-    SetSlot(args.layout, scratch->plan, step->b < 0 ? step->a : step->b, 1, out);
+  for (int i = 0; i < n; ++i, ++step, table += step_words, fine += 32) {
+    scratch->radii.data()[i] = RadiiOf(*step, scratch->plan);
     if (step->product) {
       BuildProduct(args, angles, *step, scratch->plan, table, fine);
     } else {
@@ -428,7 +419,8 @@ void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
   for (int pass = 0; pass < n_passes; ++pass) {  // of nearly equal size
     const int h = args.g * pass / n_passes, n_heads = args.g * (pass + 1) / n_passes - h;
     const ScanArgs scan = {args.page,
-                           scratch->step.data(),
+                           args.layout.steps.data() + begin,
+                           scratch->radii.data(),
                            end - begin,
                            scratch->table.data() + h * kStepWords,
                            step_words,
@@ -443,7 +435,7 @@ bool Score(const PolarLayout& layout, const float* prepared, int g, const std::b
   constexpr PolarPlanLimits kLimits = {kRadiusUnits, kLargestSum, kSlotError, kLevelError};
   if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch->plan)) return false;
   const std::size_t heads = static_cast<std::size_t>(g);
-  scratch->step.Resize(kChunkSteps);
+  scratch->radii.Resize(kChunkSteps);
   scratch->table.Resize(heads * kChunkSteps * kStepWords);
   scratch->fine.Resize(std::size_t{kChunkSteps} * 32);
   scratch->sum.Resize(heads * kPageTokens);
