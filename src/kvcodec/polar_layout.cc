@@ -19,9 +19,11 @@ std::tuple<int, int, bool> Kind(PolarWidth width) {
   return {-width.total(), static_cast<int>(TableFor(width)), width.r_bits > 4};
 }
 
-// Half i of a step.
-void SetHalf(const PolarSlot& slot, int i, PolarStep* step) {
+void SetHalf(const PolarLayout& layout, int s, int i, PolarStep* step) {
+  const PolarSlot& slot = layout.slots[s];
   const int r_bits = slot.width.r_bits, total = slot.width.total();
+  step->slot[i] = s;
+  step->a_bits[i] = slot.width.a_bits;
   step->parts[i] = slot.parts;
   step->unused[i] = static_cast<uint8_t>(HasOneByte(total) ? 8 - total : 0);
   const uint32_t ones = (1u << r_bits) - 1;
@@ -30,17 +32,19 @@ void SetHalf(const PolarSlot& slot, int i, PolarStep* step) {
 
 void AddSteps(PolarLayout* layout) {
   for (int s = 0; s < layout->n_slots; ++s) {
-    const PolarSlot* slot = layout->slots.data() + s;
-    const int total = slot->width.total();
-    PolarStep step = {s, -1, total, TableFor(slot->width) == AngleTable::kProduct, {}, 0, {}};
-    if (!step.product && s + 1 < layout->n_slots && slot[1].width.total() == total &&
-        slot[1].width.a_bits <= 5) {
-      step.b = s + 1;
+    const PolarWidth width = layout->slots[s].width;
+    PolarStep step = {};
+    step.total_bits = width.total();
+    step.product = TableFor(width) == AngleTable::kProduct;
+    step.alone = true;
+    SetHalf(*layout, s, 0, &step);
+    if (!step.product && s + 1 < layout->n_slots) {
+      const PolarWidth next = layout->slots[s + 1].width;
+      step.alone = next.total() != width.total() || next.a_bits > 5;
     }
-    SetHalf(slot[0], 0, &step);
-    SetHalf(slot[step.b < 0 ? 0 : 1], 1, &step);
+    if (!step.alone) ++s;
+    SetHalf(*layout, s, 1, &step);
     layout->steps.push_back(step);
-    if (step.b >= 0) ++s;
   }
 }
 

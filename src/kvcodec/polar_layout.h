@@ -50,9 +50,11 @@ struct PolarRun {
 // Words of 16 bits belong to slot a and to slot b (a once more where there is none) in turn; the
 // top 8 bits of a code are in a word's upper byte, or the low 8 bits where HasOneByte.
 struct PolarStep {
-  int a, b;  // b < 0: none
+  int32_t slot[2];  // a and b
   int total_bits;
   bool product;           // 6 angle bits and more
+  bool alone;             // there is no b
+  uint8_t a_bits[2];      // of a and b
   uint8_t unused[2];      // bits of a and b above the radius code
   uint32_t radius_words;  // the bits of the radius codes of a and b
   PartOffsets parts[2];

@@ -183,9 +183,9 @@ PHASOR_INLINE uint32_t ArcsOf(const PolarLayout& layout, const std::byte* page, 
 PHASOR_INLINE StepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
   const auto* range = reinterpret_cast<const uint32_t*>(plan.r_range.data());
   const auto* first = reinterpret_cast<const uint32_t*>(plan.r_first.data());
-  const int b = step.b < 0 ? step.a : step.b;
-  return {(range[step.a] & 0xffff) << step.unused[0] | (range[b] & 0xffff0000) << step.unused[1],
-          (first[step.a] & 0xffff) | (first[b] & 0xffff0000)};
+  const int a = step.slot[0], b = step.slot[1];
+  return {(range[a] & 0xffff) << step.unused[0] | (range[b] & 0xffff0000) << step.unused[1],
+          (first[a] & 0xffff) | (first[b] & 0xffff0000)};
 }
 
 // q: [g][S][x, y] from the slot at hand on; out: [g][kStepWords] from its half on.
@@ -206,26 +206,22 @@ struct TableArgs {
 
 PHASOR_INLINE void BuildLevels(const TableArgs& args, const Angles& angles, const PolarStep& step,
                                const PolarPlan& plan, int16_t* table) {
-  const int b = std::max(step.b, step.a);
-  const int slot[2] = {step.a, b};
-  const int a_bits[2] = {args.layout.a_bits_S[static_cast<std::size_t>(step.a)],
-                         args.layout.a_bits_S[static_cast<std::size_t>(b)]};
   // Beyond the last slot the other arc is what follows in the page, and not used.
-  const __m512i range = _mm512_set1_epi32(static_cast<int>(ArcsOf(args.layout, args.page, step.a)));
+  const __m512i range =
+      _mm512_set1_epi32(static_cast<int>(ArcsOf(args.layout, args.page, step.slot[0])));
   const __m512i cells =
-      _mm512_mask_mov_epi16(Load(kCells[static_cast<std::size_t>(a_bits[0])]), 0xaaaaaaaa,
-                            Load(kCells[static_cast<std::size_t>(a_bits[1])]));
+      _mm512_mask_mov_epi16(Load(kCells[step.a_bits[0]]), 0xaaaaaaaa, Load(kCells[step.a_bits[1]]));
   const __m512i phase = _mm512_mulhi_epu16(cells, range);
   const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
-  for (unsigned i = 0; i < 2; ++i) {
-    const unsigned from_middle = a_bits[i] == 5;
+  PHASOR_UNROLL for (unsigned i = 0; i < 2; ++i) {
+    const unsigned from_middle = step.a_bits[i] == 5;
     const __m512i spread = Load(kSpread[i][from_middle]);
     const __m512i c = _mm512_permutexvar_epi16(spread, cosine);
     const __m512i s =
         _mm512_xor_si512(_mm512_permutexvar_epi16(spread, sine), Load(kBelow[from_middle]));
-    StoreLevels(c, s, plan.q16.data() + 2 * slot[i], args.q_stride, args.g, table + 32 * i);
+    StoreLevels(c, s, plan.q16.data() + 2 * step.slot[i], args.q_stride, args.g, table + 32 * i);
   }
-  if (step.b >= 0) return;
+  if (!step.alone) return;
   for (int h = 0; h < args.g; ++h) {
     _mm512_store_si512(table + h * kStepWords + 32, _mm512_setzero_si512());
   }
@@ -234,16 +230,15 @@ PHASOR_INLINE void BuildLevels(const TableArgs& args, const Angles& angles, cons
 PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, const PolarStep& step,
                                 const PolarPlan& plan, int16_t* table, int16_t* fine) {
   const __m512i range =
-      _mm512_set1_epi16(static_cast<int16_t>(ArcsOf(args.layout, args.page, step.a)));
-  const int a_bits = args.layout.a_bits_S[static_cast<std::size_t>(step.a)];
-  const __m512i phase = _mm512_mulhi_epu16(Load(kCells[static_cast<std::size_t>(a_bits)]), range);
+      _mm512_set1_epi16(static_cast<int16_t>(ArcsOf(args.layout, args.page, step.slot[0])));
+  const __m512i phase = _mm512_mulhi_epu16(Load(kCells[step.a_bits[0]]), range);
   const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
   _mm512_store_si512(fine, _mm512_permutex2var_epi16(cosine, Load(kPairs[0]), sine));
   // (cos, -sin) with x and (sin, cos) with y give A and B.
   const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
   StoreLevels(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
               _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
-              plan.q16.data() + 2 * step.a, args.q_stride, args.g, table);
+              plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
 }
 
 // Radii of the codes in the upper bytes of `words`.
