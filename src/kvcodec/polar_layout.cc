@@ -30,20 +30,30 @@ void SetHalf(const PolarLayout& layout, int s, int i, PolarStep* step) {
   step->radius_words |= (ones << (16 - step->unused[i] - r_bits)) << (16 * i);
 }
 
+PolarStepKind StepKind(PolarWidth width) {
+  if (width.a_bits <= 5) return PolarStepKind::kLevels32;
+  return width.a_bits == 6 ? PolarStepKind::kLevels64 : PolarStepKind::kProduct;
+}
+
 void AddSteps(PolarLayout* layout) {
-  for (int s = 0; s < layout->n_slots; ++s) {
-    const PolarWidth width = layout->slots[s].width;
+  std::vector<bool> taken(layout->slots.size());
+  for (int a = 0; a < layout->n_slots; ++a) {
+    if (taken[a]) continue;
+    const PolarWidth width = layout->slots[a].width;
     PolarStep step = {};
     step.total_bits = width.total();
-    step.product = TableFor(width) == AngleTable::kProduct;
-    step.alone = true;
-    SetHalf(*layout, s, 0, &step);
-    if (!step.product && s + 1 < layout->n_slots) {
-      const PolarWidth next = layout->slots[s + 1].width;
-      step.alone = next.total() != width.total() || next.a_bits > 5;
-    }
-    if (!step.alone) ++s;
-    SetHalf(*layout, s, 1, &step);
+    step.kind = StepKind(width);
+    int b = step.kind == PolarStepKind::kProduct ? layout->n_slots : a + 1;
+    auto fits = [&](int s) {
+      const PolarWidth other = layout->slots[s].width;
+      return !taken[s] && other.total() == step.total_bits && StepKind(other) == step.kind;
+    };
+    while (b < layout->n_slots && !fits(b)) ++b;
+    step.alone = b == layout->n_slots;
+    if (step.alone) b = a;
+    taken[a] = taken[b] = true;
+    SetHalf(*layout, a, 0, &step);
+    SetHalf(*layout, b, 1, &step);
     layout->steps.push_back(step);
   }
 }

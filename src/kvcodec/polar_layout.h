@@ -46,13 +46,20 @@ struct PolarRun {
   bool wide_radius;  // r_bits > 4: too many levels for a table of 16
 };
 
-// What the AVX-512 scores take at once: two slots of up to 5 angle bits and one total, or one slot.
-// Words of 16 bits belong to slot a and to slot b (a once more where there is none) in turn; the
-// top 8 bits of a code are in a word's upper byte, or the low 8 bits where HasOneByte.
+// How the AVX-512 scores find q . (cos, sin) of an angle code.
+enum class PolarStepKind : uint8_t {
+  kLevels32,  // up to 5 bits: a table
+  kLevels64,  // 6 bits
+  kProduct,   // 7 and 8 bits: a coarse angle plus a fine one
+};
+
+// What they take at once: two slots of one total and kind, with kProduct one. Words of 16 bits
+// belong to slot a and to slot b (a once more where there is none) in turn; the top 8 bits of a
+// code are in a word's upper byte, or the low 8 bits where HasOneByte.
 struct PolarStep {
   int32_t slot[2];  // a and b
   int total_bits;
-  bool product;           // 6 angle bits and more
+  PolarStepKind kind;
   bool alone;             // there is no b
   uint8_t a_bits[2];      // of a and b
   uint8_t unused[2];      // bits of a and b above the radius code
@@ -67,7 +74,7 @@ struct PolarLayout {
   std::size_t page_bytes = 0;
   std::vector<PolarSlot> slots;
   std::vector<PolarRun> runs;
-  std::vector<PolarStep> steps;  // in slot order
+  std::vector<PolarStep> steps;
   // The widths once more as vector kernels load them, padded by 16 entries.
   std::vector<int32_t> r_bits_S, a_bits_S;
 };

@@ -18,6 +18,7 @@ struct PolarPlanLimits {
   float slot_error;
   // Mean square of the error of radii, cosines and sines of 1.
   float level_error;
+  int last_middle_bits;  // angle levels of 5 to so many bits count from the middle of the arc
 };
 
 // Of one page, per thread. S: padded slots.
@@ -26,7 +27,7 @@ struct PolarPlan {
   // [S]: mean square of what a code adds to the score of a query of length 1.
   AlignedBuffer<float> code_error;
   // [S][x, y]: what turns a query by the angle its slot's levels count from and scales it. Levels
-  // count from the start of the arc, those of 5 bits from its middle.
+  // count from the start of the arc, or from its middle.
   AlignedBuffer<float> scale_cos, scale_sin;
   AlignedBuffer<int32_t> r_first, r_range;  // [S], in radius units, twice in 16 bits
   AlignedBuffer<int32_t> q16;               // [g][S][x, y], each twice in 16 bits

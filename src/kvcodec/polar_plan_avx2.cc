@@ -71,8 +71,9 @@ PHASOR_INLINE __m256i Twice(__m256 x) {
 }
 
 // The grids of all slots: radii in units, and what a unit is; the angle that levels count from.
-void LoadGrids(const PolarLayout& layout, const std::byte* page, float radius_units,
+void LoadGrids(const PolarLayout& layout, const std::byte* page, const PolarPlanLimits& limits,
                PolarPlan* out) {
+  const float radius_units = limits.radius_units;
   // 2 pi radians in radius units, over 2^16.
   const float arc_units = 6.2831853f * 0x1p-16f * radius_units;
   const int n = layout.n_slots;
@@ -100,9 +101,10 @@ void LoadGrids(const PolarLayout& layout, const std::byte* page, float radius_un
   }
   for (int s = 0; s < n; s += 8) {
     const __m256 scale = _mm256_load_ps(out->scale.data() + s);
-    // Two tables begin in the middle of the arc.
+    const __m256i a_bits = LoadBytes(layout.a_bits_S.data() + s);
     const __m256i from_middle =
-        _mm256_cmpeq_epi32(LoadBytes(layout.a_bits_S.data() + s), _mm256_set1_epi32(5));
+        _mm256_andnot_si256(_mm256_cmpgt_epi32(a_bits, _mm256_set1_epi32(limits.last_middle_bits)),
+                            _mm256_cmpgt_epi32(a_bits, _mm256_set1_epi32(4)));
     const __m256i phi_min = _mm256_cvtepu16_epi32(Load8(page + 2 * s));
     const __m256i phi_range = _mm256_cvtepu16_epi32(Load8(page + 2 * (n + s)));
     const __m256 phase = _mm256_cvtepi32_ps(_mm256_add_epi32(
@@ -112,8 +114,8 @@ void LoadGrids(const PolarLayout& layout, const std::byte* page, float radius_un
     cosine = _mm256_mul_ps(cosine, scale);
     sine = _mm256_mul_ps(sine, scale);
     // Cells of r_step by an arc, 1/12 of their squares; a query meets half of each.
-    const __m256 cells = _mm256_castsi256_ps(_mm256_slli_epi32(
-        _mm256_sub_epi32(_mm256_set1_epi32(127), LoadBytes(layout.a_bits_S.data() + s)), 23));
+    const __m256 cells = _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(127), a_bits), 23));
     const __m256 arc = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(phi_range), cells),
                                      _mm256_mul_ps(scale, _mm256_set1_ps(arc_units)));
     const __m256 r_step = _mm256_cvtph_ps(Load8(page + 2 * (3 * n + s)));
@@ -195,7 +197,7 @@ bool PlanPolarScores(const PolarLayout& layout, const float* prepared, int g, co
   plan->r_range.Resize(n);
   plan->q16.Resize(heads * 2 * n);
   plan->unit.Resize(heads);
-  LoadGrids(layout, page, limits.radius_units, plan);
+  LoadGrids(layout, page, limits, plan);
   const float* length = prepared + std::ptrdiff_t{2} * g * n_padded;
   bool enough = true;
   for (int h = 0; h < g; ++h) {

@@ -68,7 +68,7 @@ void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, con
   // Rounding can take every slot's part of a sum up by 2 units.
   const float room = 32767.0f - 3.0f * static_cast<float>(n_padded);
   const PolarPlanLimits limits = {kPolarRadiusUnits, room * (32768.0f / kPolarRadiusUnits),
-                                  kSlotError, kLevelError};
+                                  kSlotError, kLevelError, /*last_middle_bits=*/5};
   if (!PlanPolarScores(layout, prepared, g, page, limits, &scratch->plan)) {
     return ScorePolarFloatAvx2(layout, prepared, g, page, n_tokens, score_GT);
   }

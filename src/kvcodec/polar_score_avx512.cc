@@ -28,8 +28,7 @@ namespace {
 
 constexpr int kMaxPassHeads = 4;  // of one scan: 4 x 4 accumulators
 constexpr int kChunkSteps = 16;   // whose tables stay in L1
-constexpr int kStepWords = 64;    // of a step's table
-constexpr int kProductKind = 16;  // a switch's cases of one slot
+constexpr int kMaxWords = 128;    // of a step's table of one head
 constexpr int kTiles = 4;         // of 16 tokens, of a block of CodeBytes
 constexpr int kBlocks = kPageTokens / (16 * kTiles);
 
@@ -50,11 +49,17 @@ struct StepRadii {
   uint32_t range, first;
 };
 
+// Of a step's table of one head.
+constexpr int WordsOf(PolarStepKind kind) { return kind == PolarStepKind::kLevels64 ? 128 : 64; }
+constexpr int CaseOf(PolarStepKind kind, int total_bits) {
+  return 16 * static_cast<int>(kind) + total_bits;
+}
+
 // Of one page, per thread.
 struct Scratch {
   PolarPlan plan;
   AlignedBuffer<StepRadii> radii;  // [kChunkSteps]
-  AlignedBuffer<int16_t> table;    // [kChunkSteps][g][kStepWords]
+  AlignedBuffer<int16_t> table;    // of all steps: [g][WordsOf]
   AlignedBuffer<int16_t> fine;     // [kChunkSteps][16][cos, sin]
   AlignedBuffer<int32_t> sum;      // [g][kPageTokens]
 };
@@ -74,6 +79,7 @@ constexpr std::array<Words32, 9> MakeCells() {
       out[bits].at[2 * k + 1] = bits <= 5 ? middle : static_cast<uint16_t>(k << (20 - bits));
     }
   }
+  for (unsigned k = 0; k < 32; ++k) out[6].at[k] = static_cast<uint16_t>((2 * k + 1) << 9);
   return out;
 }
 constexpr std::array<Words32, 9> kCells = MakeCells();
@@ -96,6 +102,13 @@ constexpr std::array<std::array<Words32, 2>, 2> kSpread = MakeSpread();
 constexpr Words32 kBelow[2] = {{},
                                {{0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
                                  0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff}}};
+
+constexpr Words32 MakeReverse() {
+  Words32 out;
+  for (unsigned k = 0; k < 32; ++k) out.at[k] = static_cast<uint16_t>(31 - k);
+  return out;
+}
+constexpr Words32 kReverse = MakeReverse();
 
 // From vectors of fine and coarse levels in turn to pairs of entry k of either: [fine, coarse].
 constexpr std::array<Words32, 2> MakePairs() {
@@ -188,10 +201,11 @@ PHASOR_INLINE StepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
           (first[a] & 0xffff) | (first[b] & 0xffff0000)};
 }
 
-// q: [g][S][x, y] from the slot at hand on; out: [g][kStepWords] from its half on.
+// q: [g][S][x, y] from the slot at hand on; out: [g][kWords] from the place of these levels on.
+template <int kWords>
 PHASOR_INLINE void StoreLevels(__m512i cosine, __m512i sine, const int32_t* q,
                                std::ptrdiff_t q_stride, int g, int16_t* out) {
-  for (int h = 0; h < g; ++h, q += q_stride, out += kStepWords) {
+  for (int h = 0; h < g; ++h, q += q_stride, out += kWords) {
     _mm512_store_si512(out, _mm512_add_epi16(_mm512_mulhrs_epi16(cosine, _mm512_set1_epi32(q[0])),
                                              _mm512_mulhrs_epi16(sine, _mm512_set1_epi32(q[1]))));
   }
@@ -204,8 +218,8 @@ struct TableArgs {
   std::ptrdiff_t q_stride;
 };
 
-PHASOR_INLINE void BuildLevels(const TableArgs& args, const Angles& angles, const PolarStep& step,
-                               const PolarPlan& plan, int16_t* table) {
+PHASOR_INLINE void Build32(const TableArgs& args, const Angles& angles, const PolarStep& step,
+                           const PolarPlan& plan, int16_t* table) {
   // Beyond the last slot the other arc is what follows in the page, and not used.
   const __m512i range =
       _mm512_set1_epi32(static_cast<int>(ArcsOf(args.layout, args.page, step.slot[0])));
@@ -219,11 +233,34 @@ PHASOR_INLINE void BuildLevels(const TableArgs& args, const Angles& angles, cons
     const __m512i c = _mm512_permutexvar_epi16(spread, cosine);
     const __m512i s =
         _mm512_xor_si512(_mm512_permutexvar_epi16(spread, sine), Load(kBelow[from_middle]));
-    StoreLevels(c, s, plan.q16.data() + 2 * step.slot[i], args.q_stride, args.g, table + 32 * i);
+    StoreLevels<64>(c, s, plan.q16.data() + 2 * step.slot[i], args.q_stride, args.g,
+                    table + 32 * i);
   }
   if (!step.alone) return;
   for (int h = 0; h < args.g; ++h) {
-    _mm512_store_si512(table + h * kStepWords + 32, _mm512_setzero_si512());
+    _mm512_store_si512(table + h * 64 + 32, _mm512_setzero_si512());
+  }
+}
+
+PHASOR_INLINE void Build64(const TableArgs& args, const Angles& angles, const PolarStep& step,
+                           const PolarPlan& plan, int16_t* table) {
+  const __m512i cells = Load(kCells[6]), reverse = Load(kReverse);
+  PHASOR_UNROLL for (int i = 0; i < 2; ++i, table += 64) {
+    const __m512i range =
+        _mm512_set1_epi16(static_cast<int16_t>(ArcsOf(args.layout, args.page, step.slot[i])));
+    const __m512i phase = _mm512_mulhi_epu16(cells, range);
+    const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
+    const int32_t* q = plan.q16.data() + 2 * step.slot[i];
+    const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
+    StoreLevels<128>(_mm512_permutexvar_epi16(reverse, cosine),
+                     _mm512_permutexvar_epi16(reverse, minus), q, args.q_stride, args.g, table);
+    StoreLevels<128>(cosine, sine, q, args.q_stride, args.g, table + 32);
+  }
+  if (!step.alone) return;
+  table -= 64;
+  for (int h = 0; h < args.g; ++h) {
+    _mm512_store_si512(table + h * 128, _mm512_setzero_si512());
+    _mm512_store_si512(table + h * 128 + 32, _mm512_setzero_si512());
   }
 }
 
@@ -236,9 +273,9 @@ PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, con
   _mm512_store_si512(fine, _mm512_permutex2var_epi16(cosine, Load(kPairs[0]), sine));
   // (cos, -sin) with x and (sin, cos) with y give A and B.
   const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
-  StoreLevels(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
-              _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
-              plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
+  StoreLevels<64>(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
+                  _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
+                  plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
 }
 
 // Radii of the codes in the upper bytes of `words`.
@@ -250,7 +287,7 @@ PHASOR_INLINE __m512i Radii(uint32_t mask, const StepRadii& radii, __m512i words
 }
 
 // Of two slots and the tiles of a block: where in the table, and radii.
-template <int kBits>
+template <PolarStepKind kKind, int kBits>
 PHASOR_INLINE void LoadPair(const std::byte* page, const PolarStep& step, const StepRadii& radii,
                             int block, __m512i* index, __m512i* r) {
   __m512i low[2], top[2];
@@ -261,9 +298,11 @@ PHASOR_INLINE void LoadPair(const std::byte* page, const PolarStep& step, const 
     const __m512i words = _mm512_permutex2var_epi8(low[0], from, low[1]);
     r[k] = Radii(step.radius_words, radii,
                  HasOneByte(kBits) ? words : _mm512_permutex2var_epi8(top[0], from, top[1]));
-    // Of the words only 5 bits, and which slot.
-    index[k] = _mm512_ternarylogic_epi32(words, _mm512_set1_epi16(0x1f),
-                                         _mm512_set1_epi32(0x200000), 0xea);
+    // A table of 64 has a vector for each slot; with two of them the low 6 bits serve as they are.
+    index[k] = kKind == PolarStepKind::kLevels64
+                   ? words
+                   : _mm512_ternarylogic_epi32(words, _mm512_set1_epi16(0x1f),
+                                               _mm512_set1_epi32(0x200000), 0xea);
   }
 }
 
@@ -289,11 +328,44 @@ struct ScanArgs {
   const PolarStep* step;
   const StepRadii* radii;
   int n;
-  const int16_t* table;       // of the first head
-  std::ptrdiff_t step_words;  // from step to step
+  const int16_t* table;  // as Scratch
+  int g, head;           // of the table, and the first of those to scan
   const int16_t* fine;
   int32_t* sum;  // of the first head
 };
+
+// Adds the products of a step to the sums of kG heads.
+template <int kG>
+PHASOR_INLINE void AddStep(PolarStepKind kind, const int16_t* table, const __m512i (&index)[kTiles],
+                           const __m512i (&r)[kTiles], __m512i (&acc)[kG][kTiles]) {
+  if (kind == PolarStepKind::kLevels32) {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      const __m512i a = _mm512_load_si512(table + 64 * h);
+      const __m512i b = _mm512_load_si512(table + 64 * h + 32);
+      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+        AddWordProducts(acc[h][k], _mm512_permutex2var_epi16(a, index[k], b), r[k]);
+      }
+    }
+  } else if (kind == PolarStepKind::kLevels64) {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      const int16_t* at = table + 128 * h;
+      const __m512i a0 = _mm512_load_si512(at), a1 = _mm512_load_si512(at + 32);
+      const __m512i b0 = _mm512_load_si512(at + 64), b1 = _mm512_load_si512(at + 96);
+      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+        const __m512i a = _mm512_permutex2var_epi16(a0, index[k], a1);
+        const __m512i b = _mm512_permutex2var_epi16(b0, index[k], b1);
+        AddWordProducts(acc[h][k], _mm512_mask_mov_epi16(a, 0xaaaaaaaa, b), r[k]);
+      }
+    }
+  } else {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      const __m512i q = _mm512_load_si512(table + 64 * h);
+      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
+        AddWordProducts(acc[h][k], _mm512_permutexvar_epi32(index[k], q), r[k]);
+      }
+    }
+  }
+}
 
 // Adds what all steps contribute to the sums of kG heads and a block of tokens.
 template <int kG>
@@ -307,79 +379,77 @@ void Scan(const ScanArgs& args, int block) {
   }
   const std::byte* page = args.page;
   const int16_t* table = args.table;
-  for (int i = 0; i < args.n; ++i, table += args.step_words) {
+  for (int i = 0; i < args.n; ++i) {
     const PolarStep& step = args.step[i];
     const StepRadii& radii = args.radii[i];
     const int16_t* fine = args.fine + 32 * i;
     __m512i index[kTiles], r[kTiles];
-    switch (step.total_bits + (step.product ? kProductKind : 0)) {
-      case 3:
-        LoadPair<3>(page, step, radii, block, index, r);
+    switch (CaseOf(step.kind, step.total_bits)) {
+      case CaseOf(PolarStepKind::kLevels32, 3):
+        LoadPair<PolarStepKind::kLevels32, 3>(page, step, radii, block, index, r);
         break;
-      case 4:
-        LoadPair<4>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 4):
+        LoadPair<PolarStepKind::kLevels32, 4>(page, step, radii, block, index, r);
         break;
-      case 5:
-        LoadPair<5>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 5):
+        LoadPair<PolarStepKind::kLevels32, 5>(page, step, radii, block, index, r);
         break;
-      case 6:
-        LoadPair<6>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 6):
+        LoadPair<PolarStepKind::kLevels32, 6>(page, step, radii, block, index, r);
         break;
-      case 7:
-        LoadPair<7>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 7):
+        LoadPair<PolarStepKind::kLevels32, 7>(page, step, radii, block, index, r);
         break;
-      case 8:
-        LoadPair<8>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 8):
+        LoadPair<PolarStepKind::kLevels32, 8>(page, step, radii, block, index, r);
         break;
-      case 9:
-        LoadPair<9>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 9):
+        LoadPair<PolarStepKind::kLevels32, 9>(page, step, radii, block, index, r);
         break;
-      case 10:
-        LoadPair<10>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 10):
+        LoadPair<PolarStepKind::kLevels32, 10>(page, step, radii, block, index, r);
         break;
-      case 11:
-        LoadPair<11>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels32, 11):
+        LoadPair<PolarStepKind::kLevels32, 11>(page, step, radii, block, index, r);
         break;
-      case 12:
-        LoadPair<12>(page, step, radii, block, index, r);
+      case CaseOf(PolarStepKind::kLevels64, 7):
+        LoadPair<PolarStepKind::kLevels64, 7>(page, step, radii, block, index, r);
         break;
-      case kProductKind + 7:
-        LoadProduct<7>(page, step, radii, fine, block, index, r);
+      case CaseOf(PolarStepKind::kLevels64, 8):
+        LoadPair<PolarStepKind::kLevels64, 8>(page, step, radii, block, index, r);
         break;
-      case kProductKind + 8:
+      case CaseOf(PolarStepKind::kLevels64, 9):
+        LoadPair<PolarStepKind::kLevels64, 9>(page, step, radii, block, index, r);
+        break;
+      case CaseOf(PolarStepKind::kLevels64, 10):
+        LoadPair<PolarStepKind::kLevels64, 10>(page, step, radii, block, index, r);
+        break;
+      case CaseOf(PolarStepKind::kLevels64, 11):
+        LoadPair<PolarStepKind::kLevels64, 11>(page, step, radii, block, index, r);
+        break;
+      case CaseOf(PolarStepKind::kLevels64, 12):
+        LoadPair<PolarStepKind::kLevels64, 12>(page, step, radii, block, index, r);
+        break;
+      case CaseOf(PolarStepKind::kProduct, 8):
         LoadProduct<8>(page, step, radii, fine, block, index, r);
         break;
-      case kProductKind + 9:
+      case CaseOf(PolarStepKind::kProduct, 9):
         LoadProduct<9>(page, step, radii, fine, block, index, r);
         break;
-      case kProductKind + 10:
+      case CaseOf(PolarStepKind::kProduct, 10):
         LoadProduct<10>(page, step, radii, fine, block, index, r);
         break;
-      case kProductKind + 11:
+      case CaseOf(PolarStepKind::kProduct, 11):
         LoadProduct<11>(page, step, radii, fine, block, index, r);
         break;
-      case kProductKind + 12:
+      case CaseOf(PolarStepKind::kProduct, 12):
         LoadProduct<12>(page, step, radii, fine, block, index, r);
         break;
       default:
         __builtin_unreachable();
     }
-    if (step.product) {
-      PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-        const __m512i q = _mm512_load_si512(table + h * kStepWords);
-        PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-          AddWordProducts(acc[h][k], _mm512_permutexvar_epi32(index[k], q), r[k]);
-        }
-      }
-      continue;
-    }
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const __m512i a = _mm512_load_si512(table + h * kStepWords);
-      const __m512i b = _mm512_load_si512(table + h * kStepWords + 32);
-      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-        AddWordProducts(acc[h][k], _mm512_permutex2var_epi16(a, index[k], b), r[k]);
-      }
-    }
+    AddStep<kG>(step.kind, table + args.head * WordsOf(step.kind), index, r, acc);
+    table += args.g * WordsOf(step.kind);
   }
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
@@ -390,24 +460,29 @@ void Scan(const ScanArgs& args, int block) {
 
 // Fills what Scan takes, of steps [begin, begin + n) of the layout.
 void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
-  const std::ptrdiff_t step_words = std::ptrdiff_t{kStepWords} * args.g;
   const Angles angles;
   const PolarStep* step = args.layout.steps.data() + begin;
   int16_t* table = scratch->table.data();
   int16_t* fine = scratch->fine.data();
-  for (int i = 0; i < n; ++i, ++step, table += step_words, fine += 32) {
+  for (int i = 0; i < n; ++i, ++step, fine += 32) {
     scratch->radii.data()[i] = RadiiOf(*step, scratch->plan);
-    if (step->product) {
-      BuildProduct(args, angles, *step, scratch->plan, table, fine);
-    } else {
-      BuildLevels(args, angles, *step, scratch->plan, table);
+    switch (step->kind) {
+      case PolarStepKind::kLevels32:
+        Build32(args, angles, *step, scratch->plan, table);
+        break;
+      case PolarStepKind::kLevels64:
+        Build64(args, angles, *step, scratch->plan, table);
+        break;
+      case PolarStepKind::kProduct:
+        BuildProduct(args, angles, *step, scratch->plan, table, fine);
+        break;
     }
+    table += args.g * WordsOf(step->kind);
   }
 }
 
 // Adds steps [begin, end) of the layout to the sums.
 void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
-  const std::ptrdiff_t step_words = std::ptrdiff_t{kStepWords} * args.g;
   BuildSteps(args, begin, end - begin, scratch);
   constexpr void (*kScan[])(const ScanArgs&, int) = {Scan<1>, Scan<2>, Scan<3>, Scan<4>};
   const int n_passes = (args.g + kMaxPassHeads - 1) / kMaxPassHeads;
@@ -417,8 +492,9 @@ void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
                            args.layout.steps.data() + begin,
                            scratch->radii.data(),
                            end - begin,
-                           scratch->table.data() + h * kStepWords,
-                           step_words,
+                           scratch->table.data(),
+                           args.g,
+                           h,
                            scratch->fine.data(),
                            scratch->sum.data() + h * kPageTokens};
     for (int block = 0; block < kBlocks; ++block) kScan[n_heads - 1](scan, block);
@@ -427,11 +503,12 @@ void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
 
 bool Score(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
            Scratch* scratch, float* score_GT) {
-  constexpr PolarPlanLimits kLimits = {kRadiusUnits, kLargestSum, kSlotError, kLevelError};
+  constexpr PolarPlanLimits kLimits = {kRadiusUnits, kLargestSum, kSlotError, kLevelError,
+                                       /*last_middle_bits=*/6};
   if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch->plan)) return false;
   const std::size_t heads = static_cast<std::size_t>(g);
   scratch->radii.Resize(kChunkSteps);
-  scratch->table.Resize(heads * kChunkSteps * kStepWords);
+  scratch->table.Resize(heads * kChunkSteps * kMaxWords);
   scratch->fine.Resize(std::size_t{kChunkSteps} * 32);
   scratch->sum.Resize(heads * kPageTokens);
   std::fill_n(scratch->sum.data(), g * kPageTokens, 0);
