@@ -39,7 +39,7 @@ namespace {
 
 // Bits kAt .. kAt + kPart - 1 of every byte; the others are junk.
 template <int kPart, int kAt>
-PHASOR_INLINE __m512i PlacePart(const std::byte* page, const uint32_t* part, int block) {
+PHASOR_INLINE __m512i PlacePart(const std::byte* page, const std::size_t* part, int block) {
   __m512i words;
   if constexpr (kPart == 4) {
     words = _mm512_loadu_si512(page + part[1]);
@@ -56,7 +56,7 @@ PHASOR_INLINE __m512i PlacePart(const std::byte* page, const uint32_t* part, int
 
 // Puts a part above bit kAt of what is there.
 template <int kPart, int kAt>
-PHASOR_INLINE __m512i AddPart(__m512i code, const std::byte* page, const uint32_t* part,
+PHASOR_INLINE __m512i AddPart(__m512i code, const std::byte* page, const std::size_t* part,
                               int block) {
   const __m512i placed = PlacePart<kPart, kAt>(page, part, block);
   if constexpr (kAt == 0) return placed;
@@ -64,7 +64,7 @@ PHASOR_INLINE __m512i AddPart(__m512i code, const std::byte* page, const uint32_
                                    placed, 0xca);
 }
 template <int kBits, int kAt>
-PHASOR_INLINE __m512i AddNarrowParts(__m512i code, const std::byte* page, const uint32_t* part,
+PHASOR_INLINE __m512i AddNarrowParts(__m512i code, const std::byte* page, const std::size_t* part,
                                      int block) {
   constexpr int at2 = kAt + (kBits & 4), at1 = at2 + (kBits & 2);
   if constexpr ((kBits & 4) != 0) code = AddPart<4, kAt>(code, page, part, block);
@@ -76,8 +76,8 @@ PHASOR_INLINE __m512i AddNarrowParts(__m512i code, const std::byte* page, const 
 // low: the low 8 bits of codes, junk above shorter ones. top: the top 8 bits, junk below shorter
 // ones; with HasOneByte the same as low.
 template <int kBits>
-PHASOR_INLINE void CodeBytes(const std::byte* page, const uint32_t* part, int block, __m512i* low,
-                             __m512i* top) {
+PHASOR_INLINE void CodeBytes(const std::byte* page, const std::size_t* part, int block,
+                             __m512i* low, __m512i* top) {
   if constexpr (kBits < 8) {
     *low = AddNarrowParts<kBits, 0>(_mm512_setzero_si512(), page, part, block);
     *top = HasOneByte(kBits) ? *low : _mm512_slli_epi16(*low, 8 - kBits);

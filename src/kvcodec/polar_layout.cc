@@ -24,7 +24,7 @@ void SetHalf(const PolarLayout& layout, int s, int i, PolarStep* step) {
   const int r_bits = slot.width.r_bits, total = slot.width.total();
   step->slot[i] = s;
   step->a_bits[i] = slot.width.a_bits;
-  step->parts[i] = slot.parts;
+  for (int p = 0; p < 4; ++p) step->part[i][p] = slot.parts.at[p];
   step->unused[i] = static_cast<uint8_t>(HasOneByte(total) ? 8 - total : 0);
   const uint32_t ones = (1u << r_bits) - 1;
   step->radius_words |= (ones << (16 - step->unused[i] - r_bits)) << (16 * i);

@@ -60,11 +60,11 @@ struct PolarStep {
   int32_t slot[2];  // a and b
   int total_bits;
   PolarStepKind kind;
-  bool alone;             // there is no b
-  uint8_t a_bits[2];      // of a and b
-  uint8_t unused[2];      // bits of a and b above the radius code
-  uint32_t radius_words;  // the bits of the radius codes of a and b
-  PartOffsets parts[2];
+  bool alone;              // there is no b
+  uint8_t a_bits[2];       // of a and b
+  uint8_t unused[2];       // bits of a and b above the radius code
+  uint32_t radius_words;   // the bits of the radius codes of a and b
+  std::size_t part[2][4];  // of a and b: bytes from the start of the page, order of kFieldParts
 };
 
 struct PolarLayout {

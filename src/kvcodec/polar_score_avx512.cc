@@ -291,8 +291,8 @@ template <PolarStepKind kKind, int kBits>
 PHASOR_INLINE void LoadPair(const std::byte* page, const PolarStep& step, const StepRadii& radii,
                             int block, __m512i* index, __m512i* r) {
   __m512i low[2], top[2];
-  CodeBytes<kBits>(page, step.parts[0].at, block, &low[0], &top[0]);
-  CodeBytes<kBits>(page, step.parts[1].at, block, &low[1], &top[1]);
+  CodeBytes<kBits>(page, step.part[0], block, &low[0], &top[0]);
+  CodeBytes<kBits>(page, step.part[1], block, &low[1], &top[1]);
   PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
     const __m512i from = _mm512_load_si512(kTileBytes.each_twice[k]);
     const __m512i words = _mm512_permutex2var_epi8(low[0], from, low[1]);
@@ -312,7 +312,7 @@ template <int kBits>
 PHASOR_INLINE void LoadProduct(const std::byte* page, const PolarStep& step, const StepRadii& radii,
                                const int16_t* fine, int block, __m512i* coarse, __m512i* r) {
   __m512i low, top;
-  CodeBytes<kBits>(page, step.parts[0].at, block, &low, &top);
+  CodeBytes<kBits>(page, step.part[0], block, &low, &top);
   const __m512i directions = _mm512_load_si512(fine);
   PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
     const __m512i words =
@@ -335,10 +335,10 @@ struct ScanArgs {
 };
 
 // Adds the products of a step to the sums of kG heads.
-template <int kG>
-PHASOR_INLINE void AddStep(PolarStepKind kind, const int16_t* table, const __m512i (&index)[kTiles],
-                           const __m512i (&r)[kTiles], __m512i (&acc)[kG][kTiles]) {
-  if (kind == PolarStepKind::kLevels32) {
+template <PolarStepKind kKind, int kG>
+PHASOR_INLINE void AddProducts(const int16_t* table, const __m512i (&index)[kTiles],
+                               const __m512i (&r)[kTiles], __m512i (&acc)[kG][kTiles]) {
+  if constexpr (kKind == PolarStepKind::kLevels32) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
       const __m512i a = _mm512_load_si512(table + 64 * h);
       const __m512i b = _mm512_load_si512(table + 64 * h + 32);
@@ -346,7 +346,7 @@ PHASOR_INLINE void AddStep(PolarStepKind kind, const int16_t* table, const __m51
         AddWordProducts(acc[h][k], _mm512_permutex2var_epi16(a, index[k], b), r[k]);
       }
     }
-  } else if (kind == PolarStepKind::kLevels64) {
+  } else if constexpr (kKind == PolarStepKind::kLevels64) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
       const int16_t* at = table + 128 * h;
       const __m512i a0 = _mm512_load_si512(at), a1 = _mm512_load_si512(at + 32);
@@ -367,6 +367,18 @@ PHASOR_INLINE void AddStep(PolarStepKind kind, const int16_t* table, const __m51
   }
 }
 
+template <PolarStepKind kKind, int kBits, int kG>
+PHASOR_INLINE void AddStep(const ScanArgs& args, int i, int block, const int16_t* table,
+                           __m512i (&acc)[kG][kTiles]) {
+  __m512i index[kTiles], r[kTiles];
+  if constexpr (kKind == PolarStepKind::kProduct) {
+    LoadProduct<kBits>(args.page, args.step[i], args.radii[i], args.fine + 32 * i, block, index, r);
+  } else {
+    LoadPair<kKind, kBits>(args.page, args.step[i], args.radii[i], block, index, r);
+  }
+  AddProducts<kKind>(table + args.head * WordsOf(kKind), index, r, acc);
+}
+
 // Adds what all steps contribute to the sums of kG heads and a block of tokens.
 template <int kG>
 void Scan(const ScanArgs& args, int block) {
@@ -377,78 +389,36 @@ void Scan(const ScanArgs& args, int block) {
       acc[h][k] = _mm512_load_si512(sum + h * kPageTokens + 16 * k);
     }
   }
-  const std::byte* page = args.page;
   const int16_t* table = args.table;
   for (int i = 0; i < args.n; ++i) {
     const PolarStep& step = args.step[i];
-    const StepRadii& radii = args.radii[i];
-    const int16_t* fine = args.fine + 32 * i;
-    __m512i index[kTiles], r[kTiles];
     switch (CaseOf(step.kind, step.total_bits)) {
-      case CaseOf(PolarStepKind::kLevels32, 3):
-        LoadPair<PolarStepKind::kLevels32, 3>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 4):
-        LoadPair<PolarStepKind::kLevels32, 4>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 5):
-        LoadPair<PolarStepKind::kLevels32, 5>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 6):
-        LoadPair<PolarStepKind::kLevels32, 6>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 7):
-        LoadPair<PolarStepKind::kLevels32, 7>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 8):
-        LoadPair<PolarStepKind::kLevels32, 8>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 9):
-        LoadPair<PolarStepKind::kLevels32, 9>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 10):
-        LoadPair<PolarStepKind::kLevels32, 10>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels32, 11):
-        LoadPair<PolarStepKind::kLevels32, 11>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels64, 7):
-        LoadPair<PolarStepKind::kLevels64, 7>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels64, 8):
-        LoadPair<PolarStepKind::kLevels64, 8>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels64, 9):
-        LoadPair<PolarStepKind::kLevels64, 9>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels64, 10):
-        LoadPair<PolarStepKind::kLevels64, 10>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels64, 11):
-        LoadPair<PolarStepKind::kLevels64, 11>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kLevels64, 12):
-        LoadPair<PolarStepKind::kLevels64, 12>(page, step, radii, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kProduct, 8):
-        LoadProduct<8>(page, step, radii, fine, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kProduct, 9):
-        LoadProduct<9>(page, step, radii, fine, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kProduct, 10):
-        LoadProduct<10>(page, step, radii, fine, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kProduct, 11):
-        LoadProduct<11>(page, step, radii, fine, block, index, r);
-        break;
-      case CaseOf(PolarStepKind::kProduct, 12):
-        LoadProduct<12>(page, step, radii, fine, block, index, r);
-        break;
-      default:
-        __builtin_unreachable();
+#define PHASOR_CASE(kind, bits)                                         \
+  case CaseOf(PolarStepKind::kind, bits):                               \
+    AddStep<PolarStepKind::kind, bits, kG>(args, i, block, table, acc); \
+    break
+      PHASOR_CASE(kLevels32, 3);
+      PHASOR_CASE(kLevels32, 4);
+      PHASOR_CASE(kLevels32, 5);
+      PHASOR_CASE(kLevels32, 6);
+      PHASOR_CASE(kLevels32, 7);
+      PHASOR_CASE(kLevels32, 8);
+      PHASOR_CASE(kLevels32, 9);
+      PHASOR_CASE(kLevels32, 10);
+      PHASOR_CASE(kLevels32, 11);
+      PHASOR_CASE(kLevels64, 7);
+      PHASOR_CASE(kLevels64, 8);
+      PHASOR_CASE(kLevels64, 9);
+      PHASOR_CASE(kLevels64, 10);
+      PHASOR_CASE(kLevels64, 11);
+      PHASOR_CASE(kLevels64, 12);
+      PHASOR_CASE(kProduct, 8);
+      PHASOR_CASE(kProduct, 9);
+      PHASOR_CASE(kProduct, 10);
+      PHASOR_CASE(kProduct, 11);
+      PHASOR_CASE(kProduct, 12);
+#undef PHASOR_CASE
     }
-    AddStep<kG>(step.kind, table + args.head * WordsOf(step.kind), index, r, acc);
     table += args.g * WordsOf(step.kind);
   }
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
