@@ -223,8 +223,8 @@ PHASOR_INLINE void Build32(const TableArgs& args, const Angles& angles, const Po
   // Beyond the last slot the other arc is what follows in the page, and not used.
   const __m512i range =
       _mm512_set1_epi32(static_cast<int>(ArcsOf(args.layout, args.page, step.slot[0])));
-  const __m512i cells =
-      _mm512_mask_mov_epi16(Load(kCells[step.a_bits[0]]), 0xaaaaaaaa, Load(kCells[step.a_bits[1]]));
+  const __m512i cells = _mm512_mask_blend_epi16(0xaaaaaaaa, Load(kCells[step.a_bits[0]]),
+                                                Load(kCells[step.a_bits[1]]));
   const __m512i phase = _mm512_mulhi_epu16(cells, range);
   const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
   PHASOR_UNROLL for (unsigned i = 0; i < 2; ++i) {
@@ -354,7 +354,7 @@ PHASOR_INLINE void AddProducts(const int16_t* table, const __m512i (&index)[kTil
       PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
         const __m512i a = _mm512_permutex2var_epi16(a0, index[k], a1);
         const __m512i b = _mm512_permutex2var_epi16(b0, index[k], b1);
-        AddWordProducts(acc[h][k], _mm512_mask_mov_epi16(a, 0xaaaaaaaa, b), r[k]);
+        AddWordProducts(acc[h][k], _mm512_mask_blend_epi16(0xaaaaaaaa, a, b), r[k]);
       }
     }
   } else {
