@@ -202,12 +202,19 @@ PHASOR_INLINE StepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
 }
 
 // q: [g][S][x, y] from the slot at hand on; out: [g][kWords] from the place of these levels on.
-template <int kWords>
+template <int kWords, int kG>
 PHASOR_INLINE void StoreLevels(__m512i cosine, __m512i sine, const int32_t* q,
                                std::ptrdiff_t q_stride, int g, int16_t* out) {
-  for (int h = 0; h < g; ++h, q += q_stride, out += kWords) {
-    _mm512_store_si512(out, _mm512_add_epi16(_mm512_mulhrs_epi16(cosine, _mm512_set1_epi32(q[0])),
-                                             _mm512_mulhrs_epi16(sine, _mm512_set1_epi32(q[1]))));
+  const auto store = [&](int h) {
+    const int32_t* at = q + h * q_stride;
+    _mm512_store_si512(out + h * kWords,
+                       _mm512_add_epi16(_mm512_mulhrs_epi16(cosine, _mm512_set1_epi32(at[0])),
+                                        _mm512_mulhrs_epi16(sine, _mm512_set1_epi32(at[1]))));
+  };
+  if constexpr (kG > 0) {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) store(h);
+  } else {
+    for (int h = 0; h < g; ++h) store(h);
   }
 }
 
@@ -218,6 +225,7 @@ struct TableArgs {
   std::ptrdiff_t q_stride;
 };
 
+template <int kG>
 PHASOR_INLINE void Build32(const TableArgs& args, const Angles& angles, const PolarStep& step,
                            const PolarPlan& plan, int16_t* table) {
   // Beyond the last slot the other arc is what follows in the page, and not used.
@@ -233,8 +241,8 @@ PHASOR_INLINE void Build32(const TableArgs& args, const Angles& angles, const Po
     const __m512i c = _mm512_permutexvar_epi16(spread, cosine);
     const __m512i s =
         _mm512_xor_si512(_mm512_permutexvar_epi16(spread, sine), Load(kBelow[from_middle]));
-    StoreLevels<64>(c, s, plan.q16.data() + 2 * step.slot[i], args.q_stride, args.g,
-                    table + 32 * i);
+    StoreLevels<64, kG>(c, s, plan.q16.data() + 2 * step.slot[i], args.q_stride, args.g,
+                        table + 32 * i);
   }
   if (!step.alone) return;
   for (int h = 0; h < args.g; ++h) {
@@ -242,6 +250,7 @@ PHASOR_INLINE void Build32(const TableArgs& args, const Angles& angles, const Po
   }
 }
 
+template <int kG>
 PHASOR_INLINE void Build64(const TableArgs& args, const Angles& angles, const PolarStep& step,
                            const PolarPlan& plan, int16_t* table) {
   const __m512i cells = Load(kCells[6]), reverse = Load(kReverse);
@@ -252,9 +261,9 @@ PHASOR_INLINE void Build64(const TableArgs& args, const Angles& angles, const Po
     const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
     const int32_t* q = plan.q16.data() + 2 * step.slot[i];
     const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
-    StoreLevels<128>(_mm512_permutexvar_epi16(reverse, cosine),
-                     _mm512_permutexvar_epi16(reverse, minus), q, args.q_stride, args.g, table);
-    StoreLevels<128>(cosine, sine, q, args.q_stride, args.g, table + 32);
+    StoreLevels<128, kG>(_mm512_permutexvar_epi16(reverse, cosine),
+                         _mm512_permutexvar_epi16(reverse, minus), q, args.q_stride, args.g, table);
+    StoreLevels<128, kG>(cosine, sine, q, args.q_stride, args.g, table + 32);
   }
   if (!step.alone) return;
   table -= 64;
@@ -264,6 +273,7 @@ PHASOR_INLINE void Build64(const TableArgs& args, const Angles& angles, const Po
   }
 }
 
+template <int kG>
 PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, const PolarStep& step,
                                 const PolarPlan& plan, int16_t* table, int16_t* fine) {
   const __m512i range =
@@ -273,9 +283,9 @@ PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, con
   _mm512_store_si512(fine, _mm512_permutex2var_epi16(cosine, Load(kPairs[0]), sine));
   // (cos, -sin) with x and (sin, cos) with y give A and B.
   const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
-  StoreLevels<64>(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
-                  _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
-                  plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
+  StoreLevels<64, kG>(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
+                      _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
+                      plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
 }
 
 // Radii of the codes in the upper bytes of `words`.
@@ -429,6 +439,7 @@ void Scan(const ScanArgs& args, int block) {
 }
 
 // Fills what Scan takes, of steps [begin, begin + n) of the layout.
+template <int kG>
 void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
   const Angles angles;
   const PolarStep* step = args.layout.steps.data() + begin;
@@ -438,13 +449,13 @@ void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
     scratch->radii.data()[i] = RadiiOf(*step, scratch->plan);
     switch (step->kind) {
       case PolarStepKind::kLevels32:
-        Build32(args, angles, *step, scratch->plan, table);
+        Build32<kG>(args, angles, *step, scratch->plan, table);
         break;
       case PolarStepKind::kLevels64:
-        Build64(args, angles, *step, scratch->plan, table);
+        Build64<kG>(args, angles, *step, scratch->plan, table);
         break;
       case PolarStepKind::kProduct:
-        BuildProduct(args, angles, *step, scratch->plan, table, fine);
+        BuildProduct<kG>(args, angles, *step, scratch->plan, table, fine);
         break;
     }
     table += args.g * WordsOf(step->kind);
@@ -453,7 +464,10 @@ void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
 
 // Adds steps [begin, end) of the layout to the sums.
 void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
-  BuildSteps(args, begin, end - begin, scratch);
+  constexpr void (*kBuild[])(const TableArgs&, int, int, Scratch*) = {
+      BuildSteps<0>, BuildSteps<1>, BuildSteps<2>, BuildSteps<3>, BuildSteps<4>,
+      BuildSteps<5>, BuildSteps<6>, BuildSteps<7>, BuildSteps<8>};
+  kBuild[args.g <= 8 ? args.g : 0](args, begin, end - begin, scratch);
   constexpr void (*kScan[])(const ScanArgs&, int) = {Scan<1>, Scan<2>, Scan<3>, Scan<4>};
   const int n_passes = (args.g + kMaxPassHeads - 1) / kMaxPassHeads;
   for (int pass = 0; pass < n_passes; ++pass) {  // of nearly equal size
