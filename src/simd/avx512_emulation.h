@@ -398,6 +398,7 @@ PHASOR_END_TARGET
 #define _mm512_mask_storeu_epi32 phasor::emulated::mask_storeu_epi32
 #define _mm512_mask_storeu_ps phasor::emulated::mask_storeu_ps
 #define _mm512_maskz_loadu_ps phasor::emulated::maskz_loadu_ps
+#define _mm512_mulhi_epu16 phasor::emulated::mulhi_epu16
 #define _mm512_permute_ps(a, order) phasor::emulated::permute_ps<(order)>(a)
 #define _mm512_reduce_add_epi32 phasor::emulated::reduce_add_epi32
 #define _mm512_reduce_add_ps phasor::emulated::reduce_add_ps
