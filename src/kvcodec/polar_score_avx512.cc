@@ -28,7 +28,7 @@ namespace {
 
 constexpr int kMaxPassHeads = 4;  // of one scan: 4 x 4 accumulators
 constexpr int kChunkSteps = 16;   // whose tables stay in L1
-constexpr int kMaxWords = 128;    // of a step's table of one head
+constexpr int kWords = 64;        // of a head in a table; steps of 64 levels have two of them
 constexpr int kTiles = 4;         // of 16 tokens, of a block of CodeBytes
 constexpr int kBlocks = kPageTokens / (16 * kTiles);
 
@@ -49,8 +49,7 @@ struct StepRadii {
   uint32_t range, first;
 };
 
-// Of a step's table of one head.
-constexpr int WordsOf(PolarStepKind kind) { return kind == PolarStepKind::kLevels64 ? 128 : 64; }
+constexpr int TablesOf(PolarStepKind kind) { return kind == PolarStepKind::kLevels64 ? 2 : 1; }
 constexpr int CaseOf(PolarStepKind kind, int total_bits) {
   return 16 * static_cast<int>(kind) + total_bits;
 }
@@ -59,7 +58,7 @@ constexpr int CaseOf(PolarStepKind kind, int total_bits) {
 struct Scratch {
   PolarPlan plan;
   AlignedBuffer<StepRadii> radii;  // [kChunkSteps]
-  AlignedBuffer<int16_t> table;    // of all steps: [g][WordsOf]
+  AlignedBuffer<int16_t> table;    // of all steps: [TablesOf][g][kWords]
   AlignedBuffer<int16_t> fine;     // [kChunkSteps][16][cos, sin]
   AlignedBuffer<int32_t> sum;      // [g][kPageTokens]
 };
@@ -202,7 +201,7 @@ PHASOR_INLINE StepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
 }
 
 // q: [g][S][x, y] from the slot at hand on; out: [g][kWords] from the place of these levels on.
-template <int kWords, int kG>
+template <int kG>
 PHASOR_INLINE void StoreLevels(__m512i cosine, __m512i sine, const int32_t* q,
                                std::ptrdiff_t q_stride, int g, int16_t* out) {
   const auto store = [&](int h) {
@@ -241,12 +240,12 @@ PHASOR_INLINE void Build32(const TableArgs& args, const Angles& angles, const Po
     const __m512i c = _mm512_permutexvar_epi16(spread, cosine);
     const __m512i s =
         _mm512_xor_si512(_mm512_permutexvar_epi16(spread, sine), Load(kBelow[from_middle]));
-    StoreLevels<64, kG>(c, s, plan.q16.data() + 2 * step.slot[i], args.q_stride, args.g,
-                        table + 32 * i);
+    StoreLevels<kG>(c, s, plan.q16.data() + 2 * step.slot[i], args.q_stride, args.g,
+                    table + 32 * i);
   }
   if (!step.alone) return;
   for (int h = 0; h < args.g; ++h) {
-    _mm512_store_si512(table + h * 64 + 32, _mm512_setzero_si512());
+    _mm512_store_si512(table + h * kWords + 32, _mm512_setzero_si512());
   }
 }
 
@@ -254,23 +253,19 @@ template <int kG>
 PHASOR_INLINE void Build64(const TableArgs& args, const Angles& angles, const PolarStep& step,
                            const PolarPlan& plan, int16_t* table) {
   const __m512i cells = Load(kCells[6]), reverse = Load(kReverse);
-  PHASOR_UNROLL for (int i = 0; i < 2; ++i, table += 64) {
+  PHASOR_UNROLL for (int i = 0; i < 2; ++i, table += kWords * args.g) {
     const __m512i range =
         _mm512_set1_epi16(static_cast<int16_t>(ArcsOf(args.layout, args.page, step.slot[i])));
     const __m512i phase = _mm512_mulhi_epu16(cells, range);
     const __m512i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
     const int32_t* q = plan.q16.data() + 2 * step.slot[i];
     const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
-    StoreLevels<128, kG>(_mm512_permutexvar_epi16(reverse, cosine),
-                         _mm512_permutexvar_epi16(reverse, minus), q, args.q_stride, args.g, table);
-    StoreLevels<128, kG>(cosine, sine, q, args.q_stride, args.g, table + 32);
+    StoreLevels<kG>(_mm512_permutexvar_epi16(reverse, cosine),
+                    _mm512_permutexvar_epi16(reverse, minus), q, args.q_stride, args.g, table);
+    StoreLevels<kG>(cosine, sine, q, args.q_stride, args.g, table + 32);
   }
   if (!step.alone) return;
-  table -= 64;
-  for (int h = 0; h < args.g; ++h) {
-    _mm512_store_si512(table + h * 128, _mm512_setzero_si512());
-    _mm512_store_si512(table + h * 128 + 32, _mm512_setzero_si512());
-  }
+  std::fill_n(table - kWords * args.g, kWords * args.g, int16_t{0});
 }
 
 template <int kG>
@@ -283,9 +278,9 @@ PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, con
   _mm512_store_si512(fine, _mm512_permutex2var_epi16(cosine, Load(kPairs[0]), sine));
   // (cos, -sin) with x and (sin, cos) with y give A and B.
   const __m512i minus = _mm512_xor_si512(sine, Set16(-1));
-  StoreLevels<64, kG>(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
-                      _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
-                      plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
+  StoreLevels<kG>(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
+                  _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
+                  plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
 }
 
 // Radii of the codes in the upper bytes of `words`.
@@ -338,29 +333,30 @@ struct ScanArgs {
   const PolarStep* step;
   const StepRadii* radii;
   int n;
-  const int16_t* table;  // as Scratch
-  int g, head;           // of the table, and the first of those to scan
+  const int16_t* table;  // of the first head
+  std::ptrdiff_t plane;  // words of a table of all heads
   const int16_t* fine;
   int32_t* sum;  // of the first head
 };
 
 // Adds the products of a step to the sums of kG heads.
 template <PolarStepKind kKind, int kG>
-PHASOR_INLINE void AddProducts(const int16_t* table, const __m512i (&index)[kTiles],
-                               const __m512i (&r)[kTiles], __m512i (&acc)[kG][kTiles]) {
+PHASOR_INLINE void AddProducts(const int16_t* table, std::ptrdiff_t plane,
+                               const __m512i (&index)[kTiles], const __m512i (&r)[kTiles],
+                               __m512i (&acc)[kG][kTiles]) {
   if constexpr (kKind == PolarStepKind::kLevels32) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const __m512i a = _mm512_load_si512(table + 64 * h);
-      const __m512i b = _mm512_load_si512(table + 64 * h + 32);
+      const __m512i a = _mm512_load_si512(table + kWords * h);
+      const __m512i b = _mm512_load_si512(table + kWords * h + 32);
       PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
         AddWordProducts(acc[h][k], _mm512_permutex2var_epi16(a, index[k], b), r[k]);
       }
     }
   } else if constexpr (kKind == PolarStepKind::kLevels64) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const int16_t* at = table + 128 * h;
+      const int16_t *at = table + kWords * h, *at_b = at + plane;
       const __m512i a0 = _mm512_load_si512(at), a1 = _mm512_load_si512(at + 32);
-      const __m512i b0 = _mm512_load_si512(at + 64), b1 = _mm512_load_si512(at + 96);
+      const __m512i b0 = _mm512_load_si512(at_b), b1 = _mm512_load_si512(at_b + 32);
       PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
         const __m512i a = _mm512_permutex2var_epi16(a0, index[k], a1);
         const __m512i b = _mm512_permutex2var_epi16(b0, index[k], b1);
@@ -369,7 +365,7 @@ PHASOR_INLINE void AddProducts(const int16_t* table, const __m512i (&index)[kTil
     }
   } else {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const __m512i q = _mm512_load_si512(table + 64 * h);
+      const __m512i q = _mm512_load_si512(table + kWords * h);
       PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
         AddWordProducts(acc[h][k], _mm512_permutexvar_epi32(index[k], q), r[k]);
       }
@@ -377,16 +373,24 @@ PHASOR_INLINE void AddProducts(const int16_t* table, const __m512i (&index)[kTil
   }
 }
 
+// Where a scan stands.
+struct Place {
+  const std::byte* page;
+  const PolarStep* step;
+  const StepRadii* radii;
+  const int16_t *table, *fine;
+  std::ptrdiff_t plane;
+};
+
 template <PolarStepKind kKind, int kBits, int kG>
-PHASOR_INLINE void AddStep(const ScanArgs& args, int i, int block, const int16_t* table,
-                           __m512i (&acc)[kG][kTiles]) {
+PHASOR_INLINE void AddStep(const Place& at, int block, __m512i (&acc)[kG][kTiles]) {
   __m512i index[kTiles], r[kTiles];
   if constexpr (kKind == PolarStepKind::kProduct) {
-    LoadProduct<kBits>(args.page, args.step[i], args.radii[i], args.fine + 32 * i, block, index, r);
+    LoadProduct<kBits>(at.page, *at.step, *at.radii, at.fine, block, index, r);
   } else {
-    LoadPair<kKind, kBits>(args.page, args.step[i], args.radii[i], block, index, r);
+    LoadPair<kKind, kBits>(at.page, *at.step, *at.radii, block, index, r);
   }
-  AddProducts<kKind>(table + args.head * WordsOf(kKind), index, r, acc);
+  AddProducts<kKind>(at.table, at.plane, index, r, acc);
 }
 
 // Adds what all steps contribute to the sums of kG heads and a block of tokens.
@@ -399,13 +403,13 @@ void Scan(const ScanArgs& args, int block) {
       acc[h][k] = _mm512_load_si512(sum + h * kPageTokens + 16 * k);
     }
   }
-  const int16_t* table = args.table;
-  for (int i = 0; i < args.n; ++i) {
-    const PolarStep& step = args.step[i];
-    switch (CaseOf(step.kind, step.total_bits)) {
-#define PHASOR_CASE(kind, bits)                                         \
-  case CaseOf(PolarStepKind::kind, bits):                               \
-    AddStep<PolarStepKind::kind, bits, kG>(args, i, block, table, acc); \
+  Place at = {args.page, args.step, args.radii, args.table, args.fine, args.plane};
+  const PolarStep* end = args.step + args.n;
+  for (; at.step != end; ++at.step, ++at.radii, at.fine += 32) {
+    switch (CaseOf(at.step->kind, at.step->total_bits)) {
+#define PHASOR_CASE(kind, bits)                             \
+  case CaseOf(PolarStepKind::kind, bits):                   \
+    AddStep<PolarStepKind::kind, bits, kG>(at, block, acc); \
     break
       PHASOR_CASE(kLevels32, 3);
       PHASOR_CASE(kLevels32, 4);
@@ -429,7 +433,7 @@ void Scan(const ScanArgs& args, int block) {
       PHASOR_CASE(kProduct, 12);
 #undef PHASOR_CASE
     }
-    table += args.g * WordsOf(step.kind);
+    at.table += TablesOf(at.step->kind) * at.plane;
   }
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
@@ -458,7 +462,7 @@ void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
         BuildProduct<kG>(args, angles, *step, scratch->plan, table, fine);
         break;
     }
-    table += args.g * WordsOf(step->kind);
+    table += TablesOf(step->kind) * kWords * args.g;
   }
 }
 
@@ -476,9 +480,8 @@ void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
                            args.layout.steps.data() + begin,
                            scratch->radii.data(),
                            end - begin,
-                           scratch->table.data(),
-                           args.g,
-                           h,
+                           scratch->table.data() + h * kWords,
+                           std::ptrdiff_t{kWords} * args.g,
                            scratch->fine.data(),
                            scratch->sum.data() + h * kPageTokens};
     for (int block = 0; block < kBlocks; ++block) kScan[n_heads - 1](scan, block);
@@ -492,7 +495,7 @@ bool Score(const PolarLayout& layout, const float* prepared, int g, const std::b
   if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch->plan)) return false;
   const std::size_t heads = static_cast<std::size_t>(g);
   scratch->radii.Resize(kChunkSteps);
-  scratch->table.Resize(heads * kChunkSteps * kMaxWords);
+  scratch->table.Resize(heads * kChunkSteps * 2 * kWords);
   scratch->fine.Resize(std::size_t{kChunkSteps} * 32);
   scratch->sum.Resize(heads * kPageTokens);
   std::fill_n(scratch->sum.data(), g * kPageTokens, 0);
