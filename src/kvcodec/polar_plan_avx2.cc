@@ -4,7 +4,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "kvcodec/polar_kernels.h"
 #include "kvcodec/polar_plan.h"
@@ -216,15 +215,19 @@ void PreparePolarWords(const PolarLayout& layout, const float* q_GD, int g, floa
   const int n_padded = PaddedPolarSlots(layout);
   float* out = prepared;
   float* length = prepared + std::ptrdiff_t{2} * g * n_padded;
-  std::fill_n(prepared, PreparedPolarFloats(layout, g), 0.0f);
   for (int h = 0; h < g; ++h, out += 2 * n_padded, length += n_padded) {
     const float* q = q_GD + static_cast<std::ptrdiff_t>(h) * layout.head_dim;
     for (int s = 0; s < layout.n_slots; ++s) {
       const PairDims dims = layout.slots[static_cast<std::size_t>(s)].dims;
-      const float x = q[dims.x], y = dims.y < 0 ? 0.0f : q[dims.y];
-      out[2 * s] = x;
-      out[2 * s + 1] = y;
-      length[s] = std::sqrt(x * x + y * y);
+      out[2 * s] = q[dims.x];
+      out[2 * s + 1] = dims.y < 0 ? 0.0f : q[dims.y];
+    }
+    std::fill(out + 2 * layout.n_slots, out + 2 * n_padded, 0.0f);
+    for (int s = 0; s < n_padded; s += 8) {
+      const __m256 a = _mm256_loadu_ps(out + 2 * s), b = _mm256_loadu_ps(out + 2 * s + 8);
+      const __m256 sums = _mm256_hadd_ps(_mm256_mul_ps(a, a), _mm256_mul_ps(b, b));
+      const __m256d ordered = _mm256_permute4x64_pd(_mm256_castps_pd(sums), 0xd8);
+      _mm256_storeu_ps(length + s, _mm256_sqrt_ps(_mm256_castpd_ps(ordered)));
     }
   }
 }
