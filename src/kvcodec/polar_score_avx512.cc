@@ -1,39 +1,27 @@
-// Scores of polar codecs with AVX-512, in 16-bit integers with 32-bit sums.
-//
-// Radii and queries are those of the plan (polar_plan.h). A step of the loop over slots is either
-// - two slots of up to 5 angle bits: per head a table of T[k] = q . (cos, sin) over the 32 levels
-// of
-//   either. The codes of 16 tokens and both slots stand in the words of a vector, so that one
-//   vpermi2w finds T for all of them and one vpdpwssd multiplies by the radii and adds; or
-// - one slot of 6 to 8 angle bits, whose angle is a coarse one c plus a fine one f: the words of a
-//   vector are r (cos f, sin f) of 16 tokens, and per head 16 entries (A, B) with
-//   A = q . (cos c, sin c) and B = q . (-sin c, cos c) are looked up with vpermd.
-// Cosines and sines of the levels are computed per page, 32 at a time: a phase of 16 bits wraps by
-// itself, and the polynomial is four vpmulhrsw. A table of 5 bits counts from the middle of the
-// arc, where the queries have been turned to, so 16 of them serve 32 levels.
+// Scores of polar codecs with AVX-512, in 16-bit integers with 32-bit sums: what is made anew for
+// every page. Radii and queries are those of the plan (polar_plan.h), tables what
+// polar_scan_avx512.cc looks up. Cosines and sines of the levels are computed 32 at a time: a phase
+// of 16 bits wraps by itself, and the polynomial is four vpmulhrsw. A table of 5 or 6 bits counts
+// from the middle of the arc, where the queries have been turned to, so that half of them do.
 #if defined(__x86_64__)
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/aligned.h"
-#include "kvcodec/polar_codes_avx512-inl.h"
 #include "kvcodec/polar_kernels.h"
 #include "kvcodec/polar_plan.h"
+#include "kvcodec/polar_scan_avx512.h"
 #include "simd/avx512.h"
-#include "simd/dot_bytes_avx512.h"
 #include "simd/target.h"
 
 namespace phasor {
 namespace {
 
-constexpr int kMaxPassHeads = 4;  // of one scan: 4 x 4 accumulators
-constexpr int kChunkSteps = 16;   // whose tables stay in L1
-constexpr int kWords = 64;        // of a head in a table; steps of 64 levels have two of them
-constexpr int kTiles = 4;         // of 16 tokens, of a block of CodeBytes
-constexpr int kBlocks = kPageTokens / (16 * kTiles);
+constexpr int kChunkSteps = 16;  // whose tables stay in L1
 
-// Of these, 4/3 of them times 4 (ScoreStep::r_range) fit in 16 bits, and what they add to the error
-// is little beside the cosines.
+// Of these, 4/3 of them times 4 (PolarStepRadii::range) fit in 16 bits, and what they add to the
+// error is little beside the cosines.
 constexpr float kRadiusUnits = 8000.0f;
 // Sums of 32 bits, 2 % of which are for rounding.
 constexpr float kLargestSum = 0x1p31f * 0.98f / kRadiusUnits;
@@ -43,24 +31,13 @@ constexpr float kSlotError = kRadiusUnits * kRadiusUnits * 0.25f;
 // Cosines and sines, and three times 1/12 from radii.
 constexpr float kLevelError = 1e-8f + 0.25f / (kRadiusUnits * kRadiusUnits);
 
-// Radii of a step's slots in turn. A radius code, in the upper byte of a word, times range is 2^16
-// times the radius above first.
-struct StepRadii {
-  uint32_t range, first;
-};
-
-constexpr int TablesOf(PolarStepKind kind) { return kind == PolarStepKind::kLevels64 ? 2 : 1; }
-constexpr int CaseOf(PolarStepKind kind, int total_bits) {
-  return 16 * static_cast<int>(kind) + total_bits;
-}
-
 // Of one page, per thread.
 struct Scratch {
   PolarPlan plan;
-  AlignedBuffer<StepRadii> radii;  // [kChunkSteps]
-  AlignedBuffer<int16_t> table;    // of all steps: [TablesOf][g][kWords]
-  AlignedBuffer<int16_t> fine;     // [kChunkSteps][16][cos, sin]
-  AlignedBuffer<int32_t> sum;      // [g][kPageTokens]
+  AlignedBuffer<PolarStepRadii> radii;  // [kChunkSteps]
+  AlignedBuffer<int16_t> table;         // of all steps: [PolarTables][g][kPolarTableWords]
+  AlignedBuffer<int16_t> fine;          // [kChunkSteps][16][cos, sin]
+  AlignedBuffer<int32_t> sum;           // [g][kPageTokens]
 };
 
 struct alignas(64) Words32 {
@@ -122,22 +99,6 @@ constexpr std::array<Words32, 2> MakePairs() {
 }
 constexpr std::array<Words32, 2> kPairs = MakePairs();
 
-// Bytes of two vectors of CodeBytes to the words of one tile: each twice, of the first and of the
-// second in turn; and the two as a word, twice.
-struct TileBytes {
-  alignas(64) uint8_t each_twice[kTiles][64] = {}, both_twice[kTiles][64] = {};
-  constexpr TileBytes() {
-    for (unsigned k = 0; k < kTiles; ++k) {
-      for (unsigned i = 0; i < 64; ++i) {
-        const unsigned from = 4 * (i / 4) + k;
-        each_twice[k][i] = static_cast<uint8_t>(from + 64 * (i % 4 / 2));
-        both_twice[k][i] = static_cast<uint8_t>(from + 64 * (i % 2));
-      }
-    }
-  }
-};
-constexpr TileBytes kTileBytes;
-
 }  // namespace
 }  // namespace phasor
 
@@ -192,7 +153,7 @@ PHASOR_INLINE uint32_t ArcsOf(const PolarLayout& layout, const std::byte* page, 
   return arcs;
 }
 
-PHASOR_INLINE StepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
+PHASOR_INLINE PolarStepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
   const auto* range = reinterpret_cast<const uint32_t*>(plan.r_range.data());
   const auto* first = reinterpret_cast<const uint32_t*>(plan.r_first.data());
   const int a = step.slot[0], b = step.slot[1];
@@ -200,13 +161,14 @@ PHASOR_INLINE StepRadii RadiiOf(const PolarStep& step, const PolarPlan& plan) {
           (first[a] & 0xffff) | (first[b] & 0xffff0000)};
 }
 
-// q: [g][S][x, y] from the slot at hand on; out: [g][kWords] from the place of these levels on.
+// q: [g][S][x, y] from the slot at hand on; out: [g][kPolarTableWords] from the place of these
+// levels on.
 template <int kG>
 PHASOR_INLINE void StoreLevels(__m512i cosine, __m512i sine, const int32_t* q,
                                std::ptrdiff_t q_stride, int g, int16_t* out) {
   const auto store = [&](int h) {
     const int32_t* at = q + h * q_stride;
-    _mm512_store_si512(out + h * kWords,
+    _mm512_store_si512(out + h * kPolarTableWords,
                        _mm512_add_epi16(_mm512_mulhrs_epi16(cosine, _mm512_set1_epi32(at[0])),
                                         _mm512_mulhrs_epi16(sine, _mm512_set1_epi32(at[1]))));
   };
@@ -245,7 +207,7 @@ PHASOR_INLINE void Build32(const TableArgs& args, const Angles& angles, const Po
   }
   if (!step.alone) return;
   for (int h = 0; h < args.g; ++h) {
-    _mm512_store_si512(table + h * kWords + 32, _mm512_setzero_si512());
+    _mm512_store_si512(table + h * kPolarTableWords + 32, _mm512_setzero_si512());
   }
 }
 
@@ -253,7 +215,7 @@ template <int kG>
 PHASOR_INLINE void Build64(const TableArgs& args, const Angles& angles, const PolarStep& step,
                            const PolarPlan& plan, int16_t* table) {
   const __m512i cells = Load(kCells[6]), reverse = Load(kReverse);
-  PHASOR_UNROLL for (int i = 0; i < 2; ++i, table += kWords * args.g) {
+  PHASOR_UNROLL for (int i = 0; i < 2; ++i, table += kPolarTableWords * args.g) {
     const __m512i range =
         _mm512_set1_epi16(static_cast<int16_t>(ArcsOf(args.layout, args.page, step.slot[i])));
     const __m512i phase = _mm512_mulhi_epu16(cells, range);
@@ -265,7 +227,7 @@ PHASOR_INLINE void Build64(const TableArgs& args, const Angles& angles, const Po
     StoreLevels<kG>(cosine, sine, q, args.q_stride, args.g, table + 32);
   }
   if (!step.alone) return;
-  std::fill_n(table - kWords * args.g, kWords * args.g, int16_t{0});
+  std::fill_n(table - kPolarTableWords * args.g, kPolarTableWords * args.g, int16_t{0});
 }
 
 template <int kG>
@@ -281,165 +243,6 @@ PHASOR_INLINE void BuildProduct(const TableArgs& args, const Angles& angles, con
   StoreLevels<kG>(_mm512_permutex2var_epi16(cosine, Load(kPairs[1]), minus),
                   _mm512_permutex2var_epi16(sine, Load(kPairs[1]), cosine),
                   plan.q16.data() + 2 * step.slot[0], args.q_stride, args.g, table);
-}
-
-// Radii of the codes in the upper bytes of `words`.
-PHASOR_INLINE __m512i Radii(uint32_t mask, const StepRadii& radii, __m512i words) {
-  const __m512i code = _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(mask)));
-  return _mm512_add_epi16(
-      _mm512_mulhi_epu16(code, _mm512_set1_epi32(static_cast<int>(radii.range))),
-      _mm512_set1_epi32(static_cast<int>(radii.first)));
-}
-
-// Of two slots and the tiles of a block: where in the table, and radii.
-template <PolarStepKind kKind, int kBits>
-PHASOR_INLINE void LoadPair(const std::byte* page, const PolarStep& step, const StepRadii& radii,
-                            int block, __m512i* index, __m512i* r) {
-  __m512i low[2], top[2];
-  CodeBytes<kBits>(page, step.part[0], block, &low[0], &top[0]);
-  CodeBytes<kBits>(page, step.part[1], block, &low[1], &top[1]);
-  PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-    const __m512i from = _mm512_load_si512(kTileBytes.each_twice[k]);
-    const __m512i words = _mm512_permutex2var_epi8(low[0], from, low[1]);
-    r[k] = Radii(step.radius_words, radii,
-                 HasOneByte(kBits) ? words : _mm512_permutex2var_epi8(top[0], from, top[1]));
-    // A table of 64 has a vector for each slot; with two of them the low 6 bits serve as they are.
-    index[k] = kKind == PolarStepKind::kLevels64
-                   ? words
-                   : _mm512_ternarylogic_epi32(words, _mm512_set1_epi16(0x1f),
-                                               _mm512_set1_epi32(0x200000), 0xea);
-  }
-}
-
-// Of a slot with coarse and fine angles: the coarse one (in the low 4 bits), and r (cos, sin) of
-// the fine one.
-template <int kBits>
-PHASOR_INLINE void LoadProduct(const std::byte* page, const PolarStep& step, const StepRadii& radii,
-                               const int16_t* fine, int block, __m512i* coarse, __m512i* r) {
-  __m512i low, top;
-  CodeBytes<kBits>(page, step.part[0], block, &low, &top);
-  const __m512i directions = _mm512_load_si512(fine);
-  PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-    const __m512i words =
-        _mm512_permutex2var_epi8(low, _mm512_load_si512(kTileBytes.both_twice[k]), top);
-    coarse[k] = _mm512_srli_epi32(words, 4);
-    r[k] = _mm512_mulhrs_epi16(Radii(step.radius_words, radii, words),
-                               _mm512_permutexvar_epi32(words, directions));
-  }
-}
-
-struct ScanArgs {
-  const std::byte* page;
-  const PolarStep* step;
-  const StepRadii* radii;
-  int n;
-  const int16_t* table;  // of the first head
-  std::ptrdiff_t plane;  // words of a table of all heads
-  const int16_t* fine;
-  int32_t* sum;  // of the first head
-};
-
-// Adds the products of a step to the sums of kG heads.
-template <PolarStepKind kKind, int kG>
-PHASOR_INLINE void AddProducts(const int16_t* table, std::ptrdiff_t plane,
-                               const __m512i (&index)[kTiles], const __m512i (&r)[kTiles],
-                               __m512i (&acc)[kG][kTiles]) {
-  if constexpr (kKind == PolarStepKind::kLevels32) {
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const __m512i a = _mm512_load_si512(table + kWords * h);
-      const __m512i b = _mm512_load_si512(table + kWords * h + 32);
-      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-        AddWordProducts(acc[h][k], _mm512_permutex2var_epi16(a, index[k], b), r[k]);
-      }
-    }
-  } else if constexpr (kKind == PolarStepKind::kLevels64) {
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const int16_t *at = table + kWords * h, *at_b = at + plane;
-      const __m512i a0 = _mm512_load_si512(at), a1 = _mm512_load_si512(at + 32);
-      const __m512i b0 = _mm512_load_si512(at_b), b1 = _mm512_load_si512(at_b + 32);
-      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-        const __m512i a = _mm512_permutex2var_epi16(a0, index[k], a1);
-        const __m512i b = _mm512_permutex2var_epi16(b0, index[k], b1);
-        AddWordProducts(acc[h][k], _mm512_mask_blend_epi16(0xaaaaaaaa, a, b), r[k]);
-      }
-    }
-  } else {
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const __m512i q = _mm512_load_si512(table + kWords * h);
-      PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-        AddWordProducts(acc[h][k], _mm512_permutexvar_epi32(index[k], q), r[k]);
-      }
-    }
-  }
-}
-
-// Where a scan stands.
-struct Place {
-  const std::byte* page;
-  const PolarStep* step;
-  const StepRadii* radii;
-  const int16_t *table, *fine;
-  std::ptrdiff_t plane;
-};
-
-template <PolarStepKind kKind, int kBits, int kG>
-PHASOR_INLINE void AddStep(const Place& at, int block, __m512i (&acc)[kG][kTiles]) {
-  __m512i index[kTiles], r[kTiles];
-  if constexpr (kKind == PolarStepKind::kProduct) {
-    LoadProduct<kBits>(at.page, *at.step, *at.radii, at.fine, block, index, r);
-  } else {
-    LoadPair<kKind, kBits>(at.page, *at.step, *at.radii, block, index, r);
-  }
-  AddProducts<kKind>(at.table, at.plane, index, r, acc);
-}
-
-// Adds what all steps contribute to the sums of kG heads and a block of tokens.
-template <int kG>
-void Scan(const ScanArgs& args, int block) {
-  __m512i acc[kG][kTiles];
-  int32_t* sum = args.sum + 16 * kTiles * block;
-  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-    PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-      acc[h][k] = _mm512_load_si512(sum + h * kPageTokens + 16 * k);
-    }
-  }
-  Place at = {args.page, args.step, args.radii, args.table, args.fine, args.plane};
-  const PolarStep* end = args.step + args.n;
-  for (; at.step != end; ++at.step, ++at.radii, at.fine += 32) {
-    switch (CaseOf(at.step->kind, at.step->total_bits)) {
-#define PHASOR_CASE(kind, bits)                             \
-  case CaseOf(PolarStepKind::kind, bits):                   \
-    AddStep<PolarStepKind::kind, bits, kG>(at, block, acc); \
-    break
-      PHASOR_CASE(kLevels32, 3);
-      PHASOR_CASE(kLevels32, 4);
-      PHASOR_CASE(kLevels32, 5);
-      PHASOR_CASE(kLevels32, 6);
-      PHASOR_CASE(kLevels32, 7);
-      PHASOR_CASE(kLevels32, 8);
-      PHASOR_CASE(kLevels32, 9);
-      PHASOR_CASE(kLevels32, 10);
-      PHASOR_CASE(kLevels32, 11);
-      PHASOR_CASE(kLevels64, 7);
-      PHASOR_CASE(kLevels64, 8);
-      PHASOR_CASE(kLevels64, 9);
-      PHASOR_CASE(kLevels64, 10);
-      PHASOR_CASE(kLevels64, 11);
-      PHASOR_CASE(kLevels64, 12);
-      PHASOR_CASE(kProduct, 8);
-      PHASOR_CASE(kProduct, 9);
-      PHASOR_CASE(kProduct, 10);
-      PHASOR_CASE(kProduct, 11);
-      PHASOR_CASE(kProduct, 12);
-#undef PHASOR_CASE
-    }
-    at.table += TablesOf(at.step->kind) * at.plane;
-  }
-  PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-    PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
-      _mm512_store_si512(sum + h * kPageTokens + 16 * k, acc[h][k]);
-    }
-  }
 }
 
 // Fills what Scan takes, of steps [begin, begin + n) of the layout.
@@ -462,7 +265,7 @@ void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
         BuildProduct<kG>(args, angles, *step, scratch->plan, table, fine);
         break;
     }
-    table += TablesOf(step->kind) * kWords * args.g;
+    table += PolarTables(step->kind) * kPolarTableWords * args.g;
   }
 }
 
@@ -472,19 +275,18 @@ void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch) {
       BuildSteps<0>, BuildSteps<1>, BuildSteps<2>, BuildSteps<3>, BuildSteps<4>,
       BuildSteps<5>, BuildSteps<6>, BuildSteps<7>, BuildSteps<8>};
   kBuild[args.g <= 8 ? args.g : 0](args, begin, end - begin, scratch);
-  constexpr void (*kScan[])(const ScanArgs&, int) = {Scan<1>, Scan<2>, Scan<3>, Scan<4>};
-  const int n_passes = (args.g + kMaxPassHeads - 1) / kMaxPassHeads;
+  const int n_passes = (args.g + kPolarPassHeads - 1) / kPolarPassHeads;
   for (int pass = 0; pass < n_passes; ++pass) {  // of nearly equal size
     const int h = args.g * pass / n_passes, n_heads = args.g * (pass + 1) / n_passes - h;
-    const ScanArgs scan = {args.page,
-                           args.layout.steps.data() + begin,
-                           scratch->radii.data(),
-                           end - begin,
-                           scratch->table.data() + h * kWords,
-                           std::ptrdiff_t{kWords} * args.g,
-                           scratch->fine.data(),
-                           scratch->sum.data() + h * kPageTokens};
-    for (int block = 0; block < kBlocks; ++block) kScan[n_heads - 1](scan, block);
+    const PolarScan scan = {args.page,
+                            args.layout.steps.data() + begin,
+                            scratch->radii.data(),
+                            end - begin,
+                            scratch->table.data() + h * kPolarTableWords,
+                            std::ptrdiff_t{kPolarTableWords} * args.g,
+                            scratch->fine.data(),
+                            scratch->sum.data() + h * kPageTokens};
+    ScanPolarAvx512(scan, n_heads);
   }
 }
 
@@ -495,7 +297,7 @@ bool Score(const PolarLayout& layout, const float* prepared, int g, const std::b
   if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch->plan)) return false;
   const std::size_t heads = static_cast<std::size_t>(g);
   scratch->radii.Resize(kChunkSteps);
-  scratch->table.Resize(heads * kChunkSteps * 2 * kWords);
+  scratch->table.Resize(heads * kChunkSteps * 2 * kPolarTableWords);
   scratch->fine.Resize(std::size_t{kChunkSteps} * 32);
   scratch->sum.Resize(heads * kPageTokens);
   std::fill_n(scratch->sum.data(), g * kPageTokens, 0);
