@@ -34,6 +34,7 @@ void PrintJson(const AttentionTimes& times, const std::string& cpu_name, bool in
             {"cpu_level", CpuLevelName(ActiveCpuLevel())},
             {"n_threads", times.n_threads},
             {"load", times.load},
+            {"polar_widths", times.mixed_polar ? "mixed" : "uniform"},
             {"read_gb_s", times.read_gb_s},
             {"byte_products_per_ns", times.products_per_ns},
             {"results", Json::array()},
@@ -101,6 +102,12 @@ void PrintAttentionTimes(const AttentionTimes& times, const std::string& cpu_nam
   if (times.products_per_ns > 0) {
     fmt::print("products: one byte product per query head and code of K and V at {:.0f} per ns.\n",
                times.products_per_ns);
+  }
+  for (const AttentionTime& r : times.rows) {
+    if (r.types.k != "polar") continue;
+    fmt::print("polar: {}.\n",
+               times.mixed_polar ? "widths as calibration mixes them" : "3 + 5 bits for all pairs");
+    break;
   }
   for (const std::string& s : times.unsupported) fmt::print("left out: {}\n", s);
   const std::vector<std::string> slower = Slower(times);

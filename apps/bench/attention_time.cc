@@ -19,6 +19,8 @@
 #include "base/thread_pool.h"
 #include "bench/memory.h"
 #include "cache/kv_cache.h"
+#include "kvcodec/kvcodec.h"
+#include "kvcodec/polar.h"
 #include "ops/matmul_peak_avx512.h"
 #include "ops/vector_ops.h"
 #include "registry/kv_codec_table.h"
@@ -61,6 +63,33 @@ std::vector<uint8_t> SpreadWidths(int mean, int head_dim) {
   return width_D;
 }
 
+// Widths of `polar` as calibration of the default model mixes them (4.15 bits per element with
+// metadata; shares to 1/32), strong pairs first.
+std::vector<uint8_t> MixedPolarClasses(int head_dim) {
+  struct Share {
+    PolarWidth width;
+    int n;
+  };
+  constexpr Share kShares[] = {{{5, 7}, 2}, {{4, 6}, 4}, {{5, 5}, 2}, {{3, 5}, 11},
+                               {{4, 4}, 2}, {{2, 4}, 8}, {{3, 3}, 1}, {{1, 3}, 2}};
+  std::vector<uint8_t> one_of_32;
+  for (const Share& share : kShares) {
+    for (int c = 0; c < kNumPolarClasses; ++c) {
+      if (kPolarClasses[c].r_bits == share.width.r_bits &&
+          kPolarClasses[c].a_bits == share.width.a_bits) {
+        one_of_32.insert(one_of_32.end(), static_cast<std::size_t>(share.n),
+                         static_cast<uint8_t>(c));
+      }
+    }
+  }
+  std::vector<uint8_t> class_P;
+  const int n_pairs = (head_dim + 1) / 2;
+  for (int j = 0; j < n_pairs; ++j) {
+    class_P.push_back(one_of_32[static_cast<std::size_t>(j) * one_of_32.size() / n_pairs]);
+  }
+  return class_P;
+}
+
 // Random rows that all caches of one head size share. Channels of keys are as strong as their
 // widths say, so that steps are alike and scores have a deviation near 1.5.
 struct Rows {
@@ -82,8 +111,8 @@ struct Rows {
   std::vector<float> key, value;  // [(kDistinctPages + kChunkPages) * kPageTokens, D]
 };
 
-Result<std::unique_ptr<KvCache>> MakeCache(const KvTypes& types, int head_dim, int n_layers,
-                                           int n_heads) {
+Result<std::unique_ptr<KvCache>> MakeCache(const AttentionTimeOptions& o, const KvTypes& types,
+                                           int head_dim, int n_layers, int n_heads) {
   std::vector<float> omega_P;
   for (int j = 0; j < head_dim / 2; ++j) {
     omega_P.push_back(static_cast<float>(std::pow(10000.0, -2.0 * j / head_dim)));
@@ -91,6 +120,7 @@ Result<std::unique_ptr<KvCache>> MakeCache(const KvTypes& types, int head_dim, i
   std::vector<uint8_t> classes;
   if (types.k == "frame4") classes = SpreadWidths(4, head_dim);
   if (types.k == "frame3") classes = SpreadWidths(3, head_dim);
+  if (types.k == kPolarKvCodec.id && o.mixed_polar) classes = MixedPolarClasses(head_dim);
   std::vector<KvHeadCodecs> codecs;
   for (int i = 0; i < n_layers * n_heads; ++i) {
     KvCodecParams k, v;
@@ -298,7 +328,7 @@ class HeadSize {
     const Rows rows(D_);
     for (const KvTypes& t : types) {
       Subject s{t, nullptr, nullptr};
-      auto stream = MakeCache(t, D_, kStreamLayers, kStreamHeads);
+      auto stream = MakeCache(o_, t, D_, kStreamLayers, kStreamHeads);
       if (!stream.ok() && stream.status().code() == StatusCode::kUnsupported) {
         out->unsupported.push_back(
             fmt::format("{}:{} at head size {}: {}", t.k, t.v, D_, stream.status().message()));
@@ -306,7 +336,7 @@ class HeadSize {
       }
       if (!stream.ok()) return stream.status();
       s.stream = std::move(stream).value();
-      PHASOR_ASSIGN_OR_RETURN(s.cached, MakeCache(t, D_, 1, 1));
+      PHASOR_ASSIGN_OR_RETURN(s.cached, MakeCache(o_, t, D_, 1, 1));
       PHASOR_RETURN_IF_ERROR(
           Fill(CachedPages(*s.cached, o_.cached_bytes), rows, pool_, s.cached.get()));
       PHASOR_RETURN_IF_ERROR(
@@ -354,12 +384,13 @@ Result<AttentionTimes> Measure(const AttentionTimeOptions& o) {
   for (const KvTypes& t : o.types) {
     if (t.k != "f16" || t.v != "f16") types.push_back(t);
     // Before anything is filled: an id that is not there.
-    auto made = MakeCache(t, o.head_dims.at(0), 1, 1);
+    auto made = MakeCache(o, t, o.head_dims.at(0), 1, 1);
     if (!made.ok() && made.status().code() != StatusCode::kUnsupported) return made.status();
   }
   ThreadPool pool(o.n_threads > 0 ? o.n_threads : DefaultThreadCount());
   AttentionTimes out;
   out.n_threads = pool.size();
+  out.mixed_polar = o.mixed_polar;
   if (getloadavg(&out.load, 1) != 1) out.load = -1;
   PHASOR_ASSIGN_OR_RETURN(out.read_gb_s, ReadBandwidth(o, pool.size()));
   out.products_per_ns = PeakProducts();

@@ -24,6 +24,7 @@ struct AttentionTimeOptions {
   int64_t cached_bytes = 512 << 10;  // of pages that stay in the L2 cache of one thread
   int64_t bandwidth_buffer_mib = 0;  // as MemoryOptions::buffer_mib
   int n_rounds = 5;                  // pairs take turns; the minimum counts
+  bool mixed_polar = false;          // `polar` with widths as calibration mixes them, not 3 + 5
 };
 
 // Times are thread time in nanoseconds per cached token and KV head, the `group` query heads that
@@ -41,6 +42,7 @@ struct AttentionTime {
 
 struct AttentionTimes {
   int n_threads = 0;
+  bool mixed_polar = false;    // as AttentionTimeOptions
   double load = -1;            // of the machine when the run began, one minute; -1: unknown
   double read_gb_s = 0;        // the best MeasureMemory saw before and after, all threads
   double products_per_ns = 0;  // byte products of one thread at vpdpbusd's peak; 0: no such level
@@ -49,9 +51,9 @@ struct AttentionTimes {
 };
 
 // Caches hold random normal keys and values; widths of the frame codecs are spread as calibration
-// spreads them. Sixteen layers of eight KV heads where pages stream, one head in the
-// cache.
-// Errors: an id that is not there, kResourceExhausted, kCancelled after Ctrl-C.
+// spreads them, those of `polar` with mixed_polar. Sixteen layers of eight KV heads where pages
+// stream, one head in the cache. Errors: an id that is not there, kResourceExhausted, kCancelled
+// after Ctrl-C.
 Result<AttentionTimes> MeasureAttentionTime(const AttentionTimeOptions& options);
 
 // "K:V,K:V" in pieces; kInvalidArgument for a piece of another form.

@@ -48,6 +48,7 @@ struct BenchFlags {
   std::vector<std::string> types = {"frame4:q4_head", "frame3:q3_head", "q8_0:q8_0", "q4_0:q4_0",
                                     "int4_channel:q4_head"};
   std::vector<int> head_dims = {64, 128}, groups = {1, 3, 4, 8};
+  std::string polar_widths = "uniform";
 };
 
 struct Case {
@@ -353,6 +354,7 @@ int BenchAttention(const BenchFlags& flags) {
   options.groups = flags.groups;
   options.n_threads = flags.model.threads;
   options.n_rounds = flags.repetitions;
+  options.mixed_polar = flags.polar_widths == "mixed";
   if (flags.buffer_mib > 0) options.f16_stream_bytes = flags.buffer_mib << 20;
   options.bandwidth_buffer_mib = flags.buffer_mib;
   InterruptFlag::Install();
@@ -480,6 +482,10 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
                 "of spans, e.g. 1,4,16,64, in -d tokens (8192)")
       ->delimiter(',')
       ->check(Integer(1, 1 << 20));
+  c->add_option("--polar-widths", f->polar_widths,
+                "of --attention: uniform (3 + 5 bits) or mixed, as calibration mixes them")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"uniform", "mixed"}));
   c->add_option("--types", f->types, "of --attention and --spans: K:V,K:V,... beside f16:f16")
       ->delimiter(',')
       ->capture_default_str();

@@ -14,8 +14,8 @@
 // Exactness: approximate. Per element at most half a cell: r step/2 along the radius and
 //   r * pi * step across it (tested); an element beyond +-65504 counts as +-65504, NaN as 0.
 // Cost: widths + 0.25 bits per element. Scores by table look-up, keys are never decoded for them;
-// with
-//   AVX2 in 16-bit integers, which add at most 1/8 of the error of the codes (tested).
+//   with AVX2 and AVX-512 in 16-bit integers, which add at most 1/8 of the error of the codes
+//   (tested).
 // Limits: head size up to 1024. Without classes all pairs get 3 + 5 bits, which is no better
 //   than plain int4: calibrate.
 // Tried and rejected (mean squared error of the scores on SmolLM2-135M, 90 KV heads, 2,048 tokens

@@ -49,8 +49,16 @@ void PolarCodec::PrepareQuery(const float* q_GD, int g, std::byte* prepared) con
 
 void PolarCodec::ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
                            float* score_GT) const {
-  ActivePolarKernels().score(layout_, reinterpret_cast<const float*>(prepared), g, page, n_tokens,
-                             score_GT);
+  const PageToScore one = {page, n_tokens, score_GT};
+  ScorePages(prepared, g, {&one, 1});
+}
+
+void PolarCodec::ScorePages(const std::byte* prepared, int g,
+                            std::span<const PageToScore> pages) const {
+  for (const PageToScore& p : pages) {
+    ActivePolarKernels().score(layout_, reinterpret_cast<const float*>(prepared), g, p.page,
+                               p.n_tokens, p.score_GT, p.next);
+  }
 }
 
 void PolarCodec::AccumulatePage(const float* /*weight_GT*/, int /*g*/, const std::byte* /*page*/,

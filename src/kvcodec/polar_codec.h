@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ class PolarCodec : public KvCodec {
   void DecodePage(const std::byte* page, int n_tokens, float* x_TD) const override;
   std::size_t PreparedQueryBytes(int g) const override;
   void PrepareQuery(const float* q_GD, int g, std::byte* prepared) const override;
+  void ScorePages(const std::byte* prepared, int g,
+                  std::span<const PageToScore> pages) const override;
   void ScorePage(const std::byte* prepared, int g, const std::byte* page, int n_tokens,
                  float* score_GT) const override;
   // Keys are never accumulated: a programmer error.

@@ -65,7 +65,7 @@ void DecodeScalar(const PolarLayout& layout, const std::byte* page, int n_tokens
 }
 
 void ScoreScalar(const PolarLayout& layout, const float* q_SG2, int g, const std::byte* page,
-                 int n_tokens, float* score_GT) {
+                 int n_tokens, float* score_GT, Upcoming /*next*/) {
   for (int h = 0; h < g; ++h) {
     std::fill_n(score_GT + h * kPageTokens, n_tokens, 0.0f);
   }

@@ -1,13 +1,13 @@
 // The work of the polar codecs, once per CPU level. A kernel takes any layout (polar_layout.h).
 //
-// Scores with AVX-512 and in plain C++, without decoding: with T[k] = qx cos(phi_k) + qy sin(phi_k)
-// over the angle levels of a pair in a page, q.k is the sum over pairs of r(code) * T[code]. Tables
-// hold 16 floats per vector register and are looked up by permutes, 16 tokens at a time.
-// With AVX2 scores are sums of 16-bit integers (polar_score_avx2.cc).
+// Scores without decoding: with T[k] = qx cos(phi_k) + qy sin(phi_k) over the angle levels of a
+// pair in a page, q.k is the sum over pairs of r(code) * T[code]. In integers with AVX-512
+// (polar_score_avx512.cc) and with AVX2 (polar_score_avx2.cc), after one plan (polar_plan.h).
 #pragma once
 
 #include <cstddef>
 
+#include "contracts/kv_codec.h"
 #include "kvcodec/polar_layout.h"
 #include "simd/cpu.h"
 
@@ -19,7 +19,7 @@ struct PolarKernels {
   void (*decode)(const PolarLayout& layout, const std::byte* page, int n_tokens, float* x_TD);
   // prepared: what `prepare` of the same level wrote.
   void (*score)(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
-                int n_tokens, float* score_GT);
+                int n_tokens, float* score_GT, Upcoming next);
   // q_GD: [g, D]; prepared: PreparedPolarFloats.
   void (*prepare)(const PolarLayout& layout, const float* q_GD, int g, float* prepared);
 };
@@ -46,13 +46,15 @@ void ReferencePolarDecode(const PolarLayout& layout, const std::byte* page, int 
 // The levels; only to be called through PolarKernelsFor.
 extern const PolarKernels kPolarKernelsAvx2;
 extern const PolarKernels kPolarKernelsAvx512;
-// AVX2 (polar_score_avx2.cc). prepared: [g][S][x, y] and then lengths of (x, y) [g][S]; S =
-// PaddedPolarSlots.
+// prepared: as PreparePolarWords wrote it (polar_plan.h).
 void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
-                    int n_tokens, float* score_GT);
+                    int n_tokens, float* score_GT, Upcoming next);
 void ScorePolarFloatAvx2(const PolarLayout& layout, const float* prepared, int g,
                          const std::byte* page, int n_tokens, float* score_GT);
-void PreparePolarAvx2(const PolarLayout& layout, const float* q_GD, int g, float* prepared);
+void ScorePolarAvx512(const PolarLayout& layout, const float* prepared, int g,
+                      const std::byte* page, int n_tokens, float* score_GT, Upcoming next);
+void ScorePolarFloatAvx512(const PolarLayout& layout, const float* prepared, int g,
+                           const std::byte* page, int n_tokens, float* score_GT);
 void EncodePolarScalar(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
 void EncodePolarAvx512(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);
 

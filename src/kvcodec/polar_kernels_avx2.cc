@@ -9,6 +9,7 @@
 
 #include "kvcodec/packed_field_avx2-inl.h"
 #include "kvcodec/polar_kernels.h"
+#include "kvcodec/polar_plan.h"
 #include "simd/target.h"
 
 namespace phasor {
@@ -236,6 +237,6 @@ PHASOR_END_TARGET
 namespace phasor {
 // Encoding happens once per token and stays plain C++ at this level.
 const PolarKernels kPolarKernelsAvx2 = {EncodePolarScalar, DecodeAvx2, ScorePolarAvx2,
-                                        PreparePolarAvx2};
+                                        PreparePolarWords};
 }  // namespace phasor
 #endif  // __x86_64__

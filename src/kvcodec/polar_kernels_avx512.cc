@@ -1,4 +1,5 @@
-// Polar scores and decoding for AVX-512: lanes are tokens, tables are registers of 16 floats.
+// Polar kernels for AVX-512 in float: lanes are tokens, tables are registers of 16 floats.
+// Decoding, and scores of pages for which integers are too coarse (polar_score_avx512.cc).
 #if defined(__x86_64__)
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 
 #include "kvcodec/page_avx512-inl.h"
 #include "kvcodec/polar_kernels.h"
+#include "kvcodec/polar_plan.h"
 #include "simd/avx512.h"
 #include "simd/target.h"
 
@@ -153,16 +155,16 @@ void BuildLevels(const PolarLayout& layout, const PolarRun& run, const std::byte
   }
 }
 
-// T[k] = qx cos + qy sin for heads [h0, h0 + n_heads) of g.
-void BuildTables(const PolarRun& run, const float* q_SG2, int g, int h0, int n_heads,
+// T[k] = qx cos + qy sin for n_heads heads. q: of the run's first slot and the first head.
+void BuildTables(const PolarRun& run, const float* q, int head_stride, int n_heads,
                  RunScratch* out) {
   if (run.angle_table == AngleTable::kProduct) return;
   const bool two = run.angle_table == AngleTable::kTwoVectors;
   for (int s = 0; s < run.count; ++s) {
     const float(*level)[16] = out->level[s];
-    const float* q = q_SG2 + 2 * ((run.first + s) * g + h0);
-    for (int h = 0; h < n_heads; ++h) {
-      const __m512 qx = Set(q[2 * h]), qy = Set(q[2 * h + 1]);
+    const float* q_s = q + 2 * s;
+    for (int h = 0; h < n_heads; ++h, q_s += head_stride) {
+      const __m512 qx = Set(q_s[0]), qy = Set(q_s[1]);
       const __m512 c = _mm512_load_ps(level[0]), sn = _mm512_load_ps(level[two ? 2 : 1]);
       _mm512_store_ps(out->table[s][h], _mm512_fmadd_ps(qx, c, _mm512_mul_ps(qy, sn)));
       if (!two) continue;
@@ -178,7 +180,7 @@ struct ScanArgs {
   int count;              // slots
   const int32_t* a_bits;  // of the run's slots
   const float* q;         // of the run's first slot and the chunk's first head
-  int q_stride;           // floats from slot to slot
+  int head_stride;        // of q
   int n_tokens;
   bool first;       // true: scores start at 0
   float* score_GT;  // of the chunk's first head
@@ -209,9 +211,10 @@ void ScanRun(const ScanArgs& args) {
           x[v] = _mm512_mul_ps(x[v], r[v]);
           y[v] = _mm512_mul_ps(y[v], r[v]);
         }
-        const float* q = args.q + s * args.q_stride;
+        const float* q = args.q + 2 * s;
         PHASOR_UNROLL for (int h = 0; h < kHeads; ++h) {
-          const __m512 qx = Set(q[2 * h]), qy = Set(q[2 * h + 1]);
+          const float* q_h = q + h * args.head_stride;
+          const __m512 qx = Set(q_h[0]), qy = Set(q_h[1]);
           PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
             acc[v][h] = _mm512_fmadd_ps(qx, x[v], _mm512_fmadd_ps(qy, y[v], acc[v][h]));
           }
@@ -336,8 +339,11 @@ void DecodeAvx512(const PolarLayout& layout, const std::byte* page, int n_tokens
   TileToRows(tile, layout.head_dim, n_tokens, x_TD);
 }
 
-void ScoreAvx512(const PolarLayout& layout, const float* q_SG2, int g, const std::byte* page,
-                 int n_tokens, float* score_GT) {
+}  // namespace
+
+void ScorePolarFloatAvx512(const PolarLayout& layout, const float* prepared, int g,
+                           const std::byte* page, int n_tokens, float* score_GT) {
+  const int head_stride = 2 * PaddedPolarSlots(layout);
   RunScratch scratch;
   const int n_chunks = (g + kMaxChunkHeads - 1) / kMaxChunkHeads;
   bool first = true;
@@ -345,13 +351,14 @@ void ScoreAvx512(const PolarLayout& layout, const float* q_SG2, int g, const std
     BuildLevels(layout, run, page, &scratch);
     for (int c = 0; c < n_chunks; ++c) {  // chunks of nearly equal size
       const int h0 = g * c / n_chunks, n_heads = g * (c + 1) / n_chunks - h0;
-      BuildTables(run, q_SG2, g, h0, n_heads, &scratch);
+      const float* q = prepared + h0 * head_stride + 2 * run.first;
+      BuildTables(run, q, head_stride, n_heads, &scratch);
       const ScanArgs args = {&scratch,
                              CodesOf(layout, run, page),
                              run.count,
                              layout.a_bits_S.data() + run.first,
-                             q_SG2 + 2 * (run.first * g + h0),
-                             2 * g,
+                             q,
+                             head_stride,
                              n_tokens,
                              first,
                              score_GT + h0 * kPageTokens};
@@ -361,12 +368,11 @@ void ScoreAvx512(const PolarLayout& layout, const float* q_SG2, int g, const std
   }
 }
 
-}  // namespace
 }  // namespace phasor
 PHASOR_END_TARGET
 
 namespace phasor {
-const PolarKernels kPolarKernelsAvx512 = {EncodePolarAvx512, DecodeAvx512, ScoreAvx512,
-                                          PreparePolarQuery};
+const PolarKernels kPolarKernelsAvx512 = {EncodePolarAvx512, DecodeAvx512, ScorePolarAvx512,
+                                          PreparePolarWords};
 }  // namespace phasor
 #endif  // __x86_64__

@@ -19,6 +19,45 @@ std::tuple<int, int, bool> Kind(PolarWidth width) {
   return {-width.total(), static_cast<int>(TableFor(width)), width.r_bits > 4};
 }
 
+void SetHalf(const PolarLayout& layout, int s, int i, PolarStep* step) {
+  const PolarSlot& slot = layout.slots[s];
+  const int r_bits = slot.width.r_bits, total = slot.width.total();
+  step->slot[i] = s;
+  step->a_bits[i] = slot.width.a_bits;
+  for (int p = 0; p < 4; ++p) step->part[i][p] = slot.parts.at[p];
+  step->unused[i] = static_cast<uint8_t>(HasOneByte(total) ? 8 - total : 0);
+  const uint32_t ones = (1u << r_bits) - 1;
+  step->radius_words |= (ones << (16 - step->unused[i] - r_bits)) << (16 * i);
+}
+
+PolarStepKind StepKind(PolarWidth width) {
+  if (width.a_bits <= 5) return PolarStepKind::kLevels32;
+  return width.a_bits == 6 ? PolarStepKind::kLevels64 : PolarStepKind::kProduct;
+}
+
+void AddSteps(PolarLayout* layout) {
+  std::vector<bool> taken(layout->slots.size());
+  for (int a = 0; a < layout->n_slots; ++a) {
+    if (taken[a]) continue;
+    const PolarWidth width = layout->slots[a].width;
+    PolarStep step = {};
+    step.total_bits = width.total();
+    step.kind = StepKind(width);
+    int b = step.kind == PolarStepKind::kProduct ? layout->n_slots : a + 1;
+    auto fits = [&](int s) {
+      const PolarWidth other = layout->slots[s].width;
+      return !taken[s] && other.total() == step.total_bits && StepKind(other) == step.kind;
+    };
+    while (b < layout->n_slots && !fits(b)) ++b;
+    step.alone = b == layout->n_slots;
+    if (step.alone) b = a;
+    taken[a] = taken[b] = true;
+    SetHalf(*layout, a, 0, &step);
+    SetHalf(*layout, b, 1, &step);
+    layout->steps.push_back(step);
+  }
+}
+
 }  // namespace
 
 PolarLayout MakePolarLayout(int head_dim, const std::vector<PairDims>& pairs,
@@ -64,6 +103,7 @@ PolarLayout MakePolarLayout(int head_dim, const std::vector<PairDims>& pairs,
       layout.runs.push_back({s, 1, width.total(), TableFor(width), width.r_bits > 4});
     }
   }
+  AddSteps(&layout);
   return layout;
 }
 

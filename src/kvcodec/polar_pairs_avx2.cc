@@ -126,7 +126,7 @@ void AddPairs(const Pairs* pairs, const int32_t* q, std::ptrdiff_t q_stride, int
 template <int kG>
 void AddHeads(const PolarSlots& slots, int h) {
   const std::ptrdiff_t q_stride = std::ptrdiff_t{2} * slots.n_padded;
-  const int32_t* q = slots.scratch->q16.data() + h * q_stride + 2 * slots.first;
+  const int32_t* q = slots.scratch->plan.q16.data() + h * q_stride + 2 * slots.first;
   const auto* pairs = reinterpret_cast<const Pairs*>(slots.scratch->codes.data());
   for (int v = 0; v < kPolarVectors; ++v) {
     AddPairs<kG>(pairs + v, q, q_stride, slots.n,

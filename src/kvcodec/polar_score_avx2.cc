@@ -11,24 +11,19 @@
 //   page is scored in float.
 #if defined(__x86_64__)
 #include <algorithm>
-#include <cmath>
 
 #include "kvcodec/polar_words_avx2-inl.h"
+#include "simd/line_fetcher.h"
 
 namespace phasor {
 namespace {
 
-// What 16 bits may add to the squared error of the codes: 1/8 of it, squared.
-constexpr float kPolarKernelError = 1.0f / 64;
 // Squared error that a slot adds to a sum, times the square of a query's unit (a sum's is 2^15 of
 // them): 1/12 from rounding the last product, and from the query and from two products before it
 // 1/12 each, times kPolarRadiusUnits / 2^15 squared.
 constexpr float kSlotError = 0x1p30f * 0.22f;
 // Mean square of the error of cosines, sines and radii of 1.
 constexpr float kLevelError = 1e-8f;
-// 2 pi radians in radius units, over 2^16.
-constexpr float kArcUnits = 6.2831853f * kPolarRadiusUnits * 0x1p-16f;
-constexpr float kLargestQuery = 32700.0f;
 // From here on x and y of a token are cheaper than a table of two vectors per head.
 constexpr int kManyHeads = 4;
 
@@ -38,155 +33,6 @@ constexpr int kManyHeads = 4;
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
-
-// Cosine and sine of an angle in turns, |turns| <= 2, as SinCosTurns.
-PHASOR_INLINE void SinCos8(__m256 turns, __m256* sine, __m256* cosine) {
-  const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(turns, _mm256_set1_ps(4.0f)));
-  const __m256 x = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(0.25f), turns);
-  const __m256 x2 = _mm256_mul_ps(x, x);
-  __m256 s = _mm256_set1_ps(kSinTurns[3]), c = _mm256_set1_ps(kCosTurns[4]);
-  PHASOR_UNROLL for (int i = 2; i >= 0; --i) {
-    s = _mm256_fmadd_ps(s, x2, _mm256_set1_ps(kSinTurns[i]));
-  }
-  PHASOR_UNROLL for (int i = 3; i >= 0; --i) {
-    c = _mm256_fmadd_ps(c, x2, _mm256_set1_ps(kCosTurns[i]));
-  }
-  s = _mm256_mul_ps(s, x);
-  const __m256 swap = _mm256_castsi256_ps(_mm256_slli_epi32(q, 31));
-  const __m256 s2 = _mm256_blendv_ps(s, c, swap), c2 = _mm256_blendv_ps(c, s, swap);
-  const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000u));
-  const __m256i s_sign = _mm256_and_si256(_mm256_slli_epi32(q, 30), sign);
-  const __m256i c_sign =
-      _mm256_and_si256(_mm256_slli_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(1)), 30), sign);
-  *sine = _mm256_xor_ps(s2, _mm256_castsi256_ps(s_sign));
-  *cosine = _mm256_xor_ps(c2, _mm256_castsi256_ps(c_sign));
-}
-
-PHASOR_INLINE __m128i Load8(const std::byte* at) {
-  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-}
-PHASOR_INLINE void StoreTwice(__m256 x, __m256 y, float* out) {
-  const __m256 a = _mm256_unpacklo_ps(x, y), b = _mm256_unpackhi_ps(x, y);
-  _mm_store_ps(out, _mm256_castps256_ps128(a));
-  _mm_store_ps(out + 4, _mm256_castps256_ps128(b));
-  _mm_store_ps(out + 8, _mm256_extractf128_ps(a, 1));
-  _mm_store_ps(out + 12, _mm256_extractf128_ps(b, 1));
-}
-// A 16-bit number in both halves.
-PHASOR_INLINE __m256i Twice(__m256 x) {
-  const __m256i i = _mm256_cvtps_epi32(x);
-  return _mm256_blend_epi16(i, _mm256_slli_epi32(i, 16), 0xaa);
-}
-
-// The grids of all slots: radii in units, and what a unit is; the angle that levels count from.
-void LoadGrids(const PolarLayout& layout, const std::byte* page, PolarPageScratch* out) {
-  const int n = layout.n_slots;
-  const __m256i count = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  for (int s = 0; s < n; s += 8) {
-    // Beyond the last slot these are other bytes of the page, and masked.
-    const __m256 r_min = _mm256_cvtph_ps(Load8(page + 2 * (2 * n + s)));
-    const __m256 r_step = _mm256_cvtph_ps(Load8(page + 2 * (3 * n + s)));
-    // 2^r_bits, by its exponent.
-    const __m256 levels = _mm256_castsi256_ps(_mm256_slli_epi32(
-        _mm256_add_epi32(LoadBytes(layout.r_bits_S.data() + s), _mm256_set1_epi32(127)), 23));
-    const __m256 first = _mm256_fmadd_ps(_mm256_set1_ps(0.5f), r_step, r_min);
-    const __m256 range = _mm256_mul_ps(levels, r_step);
-    const __m256 top = _mm256_fnmadd_ps(_mm256_set1_ps(0.5f), r_step, _mm256_add_ps(r_min, range));
-    const __m256 is_slot = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n - s), count));
-    const __m256 used = _mm256_and_ps(is_slot, _mm256_cmp_ps(top, _mm256_setzero_ps(), _CMP_GT_OQ));
-    const __m256 inverse =
-        _mm256_and_ps(used, _mm256_div_ps(_mm256_set1_ps(kPolarRadiusUnits), top));
-    const __m256 scale =
-        _mm256_and_ps(used, _mm256_mul_ps(top, _mm256_set1_ps(1.0f / kPolarRadiusUnits)));
-    // Half a unit more, because the other part of a radius is rounded down.
-    StoreBytes(out->r_first.data() + s,
-               Twice(_mm256_fmadd_ps(first, inverse, _mm256_set1_ps(0.5f))));
-    StoreBytes(out->r_range.data() + s, Twice(_mm256_mul_ps(range, inverse)));
-    _mm256_store_ps(out->scale.data() + s, scale);
-  }
-  for (int s = 0; s < n; s += 8) {
-    const __m256 scale = _mm256_load_ps(out->scale.data() + s);
-    // Two tables begin in the middle of the arc.
-    const __m256i from_middle =
-        _mm256_cmpeq_epi32(LoadBytes(layout.a_bits_S.data() + s), _mm256_set1_epi32(5));
-    const __m256i phi_min = _mm256_cvtepu16_epi32(Load8(page + 2 * s));
-    const __m256i phi_range = _mm256_cvtepu16_epi32(Load8(page + 2 * (n + s)));
-    const __m256 phase = _mm256_cvtepi32_ps(_mm256_add_epi32(
-        _mm256_add_epi32(phi_min, phi_min), _mm256_and_si256(phi_range, from_middle)));
-    __m256 sine, cosine;
-    SinCos8(_mm256_mul_ps(phase, _mm256_set1_ps(0x1p-17f)), &sine, &cosine);
-    cosine = _mm256_mul_ps(cosine, scale);
-    sine = _mm256_mul_ps(sine, scale);
-    // Cells of r_step by an arc, 1/12 of their squares; a query meets half of each.
-    const __m256 cells = _mm256_castsi256_ps(_mm256_slli_epi32(
-        _mm256_sub_epi32(_mm256_set1_epi32(127), LoadBytes(layout.a_bits_S.data() + s)), 23));
-    const __m256 arc = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(phi_range), cells),
-                                     _mm256_mul_ps(scale, _mm256_set1_ps(kArcUnits)));
-    const __m256 r_step = _mm256_cvtph_ps(Load8(page + 2 * (3 * n + s)));
-    const __m256 square = _mm256_fmadd_ps(r_step, r_step, _mm256_mul_ps(arc, arc));
-    const __m256 used = _mm256_cmp_ps(scale, _mm256_setzero_ps(), _CMP_GT_OQ);
-    _mm256_store_ps(out->code_error.data() + s,
-                    _mm256_and_ps(used, _mm256_mul_ps(square, _mm256_set1_ps(1.0f / 24))));
-    StoreTwice(cosine, cosine, out->scale_cos.data() + 2 * s);
-    StoreTwice(sine, _mm256_sub_ps(_mm256_setzero_ps(), sine), out->scale_sin.data() + 2 * s);
-  }
-}
-
-PHASOR_INLINE float SumLanes(__m256 x) {
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-PHASOR_INLINE float MaxLanes(__m256 x) {
-  __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
-}
-
-// Finds what a unit of a head's queries is, 0 where all scores are. Returns whether 16 bits are
-// enough. length: [S].
-PHASOR_INLINE bool FindUnit(const float* length, const PolarPageScratch& page, int n_slots,
-                            int n_padded, float* unit) {
-  __m256 sum = _mm256_setzero_ps(), most = sum, squares = sum, code_error = sum;
-  for (int s = 0; s < n_padded; s += 8) {
-    const __m256 x = _mm256_load_ps(length + s);
-    const __m256 product = _mm256_mul_ps(x, _mm256_load_ps(page.scale.data() + s));
-    sum = _mm256_add_ps(sum, product);
-    most = _mm256_max_ps(most, product);
-    squares = _mm256_fmadd_ps(product, product, squares);
-    code_error = _mm256_fmadd_ps(_mm256_mul_ps(x, x), _mm256_load_ps(page.code_error.data() + s),
-                                 code_error);
-  }
-  // Rounding can take every slot's part of a sum up by 2 units.
-  const float room = 32767.0f - 3.0f * static_cast<float>(n_padded);
-  const float one = std::max(SumLanes(sum) * (kPolarRadiusUnits / 32768.0f / room),
-                             MaxLanes(most) * (1.0f / kLargestQuery));
-  const float error = kSlotError * static_cast<float>(n_slots) * one * one +
-                      kLevelError * kPolarRadiusUnits * kPolarRadiusUnits * SumLanes(squares);
-  const bool usable = one > 1e-15f && one < 1e15f;
-  *unit = usable ? one : 0.0f;
-  return one == 0.0f || (usable && error <= kPolarKernelError * SumLanes(code_error));
-}
-
-// Queries of one head in units. q: [S][x, y].
-PHASOR_INLINE void FoldQuery(const float* q, const PolarPageScratch& page, float unit, int n_padded,
-                             int32_t* q16) {
-  const __m256 inverse = _mm256_set1_ps(unit > 0 ? 1.0f / unit : 0.0f);
-  for (int i = 0; i < 2 * n_padded; i += 16) {
-    __m256i word[2];
-    PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
-      const int at = i + 8 * v;
-      const __m256 x = _mm256_load_ps(q + at), swapped = _mm256_permute_ps(x, 0xb1);
-      const __m256 turned =
-          _mm256_fmadd_ps(x, _mm256_load_ps(page.scale_cos.data() + at),
-                          _mm256_mul_ps(swapped, _mm256_load_ps(page.scale_sin.data() + at)));
-      word[v] = _mm256_cvtps_epi32(_mm256_mul_ps(turned, inverse));
-    }
-    const __m256i words = _mm256_packs_epi32(word[0], word[1]);
-    StoreBytes(q16 + i, _mm256_unpacklo_epi16(words, words));
-    StoreBytes(q16 + i + 8, _mm256_unpackhi_epi16(words, words));
-  }
-}
 
 // Sums of one head and 32 tokens, in the order of CodeBytes, to scores 16 tokens apart.
 PHASOR_INLINE void StoreScores(const int16_t* sum, __m256 factor, float* out) {
@@ -204,16 +50,8 @@ PHASOR_INLINE void StoreScores(const int16_t* sum, __m256 factor, float* out) {
   }
 }
 
-void Resize(int n_padded, int g, PolarPageScratch* out) {
-  const std::size_t n = static_cast<std::size_t>(n_padded), heads = static_cast<std::size_t>(g);
-  out->scale.Resize(n);
-  out->code_error.Resize(n);
-  out->scale_cos.Resize(2 * n);
-  out->scale_sin.Resize(2 * n);
-  out->r_first.Resize(n);
-  out->r_range.Resize(n);
-  out->q16.Resize(heads * 2 * n);
-  out->unit.Resize(heads);
+void Resize(int g, PolarPageScratch* out) {
+  const std::size_t heads = static_cast<std::size_t>(g);
   out->sum.Resize(heads * kPageTokens);
   out->table.Resize(heads * kPolarChunkSlots * 64);
   out->codes.Resize(std::size_t{kPolarChunkSlots} * kPolarVectors * 128);
@@ -222,56 +60,37 @@ void Resize(int n_padded, int g, PolarPageScratch* out) {
 }  // namespace
 
 void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
-                    int n_tokens, float* score_GT) {
-  static thread_local PolarPageScratch scratch;
+                    int n_tokens, float* score_GT, Upcoming next) {
+  static thread_local PolarPageScratch thread_scratch;
+  PolarPageScratch* scratch = &thread_scratch;
+  __asm__("" : "+r"(scratch));  // or g++ looks up thread-local memory at each use
   const int n_padded = PaddedPolarSlots(layout);
-  Resize(n_padded, g, &scratch);
-  LoadGrids(layout, page, &scratch);
-  const float* length = prepared + std::ptrdiff_t{2} * g * n_padded;
-  bool enough = true;
-  for (int h = 0; h < g; ++h) {
-    enough &=
-        FindUnit(length + h * n_padded, scratch, layout.n_slots, n_padded, scratch.unit.data() + h);
+  Resize(g, scratch);
+  // Rounding can take every slot's part of a sum up by 2 units.
+  const float room = 32767.0f - 3.0f * static_cast<float>(n_padded);
+  const PolarPlanLimits limits = {kPolarRadiusUnits, room * (32768.0f / kPolarRadiusUnits),
+                                  kSlotError, kLevelError, /*last_middle_bits=*/5};
+  if (!PlanPolarScores(layout, prepared, g, page, limits, &scratch->plan)) {
+    return ScorePolarFloatAvx2(layout, prepared, g, page, n_tokens, score_GT);
   }
-  if (!enough) return ScorePolarFloatAvx2(layout, prepared, g, page, n_tokens, score_GT);
-  for (int h = 0; h < g; ++h) {
-    const std::ptrdiff_t at = std::ptrdiff_t{2} * h * n_padded;
-    FoldQuery(prepared + at, scratch, scratch.unit.data()[h], n_padded, scratch.q16.data() + at);
-  }
-  std::fill_n(scratch.sum.data(), g * kPageTokens, int16_t{0});
+  std::fill_n(scratch->sum.data(), g * kPageTokens, int16_t{0});
+  LineFetcher fetcher(next, layout.n_slots);
   for (const PolarRun& run : layout.runs) {
     const bool as_pairs = run.angle_table == AngleTable::kProduct ||
                           (run.angle_table == AngleTable::kTwoVectors && g >= kManyHeads);
     const int n_chunks = (run.count + kPolarChunkSlots - 1) / kPolarChunkSlots;
     for (int c = 0; c < n_chunks; ++c) {
       const int begin = run.count * c / n_chunks, end = run.count * (c + 1) / n_chunks;
-      const PolarSlots slots = {layout,   page, run.first + begin, end - begin,
-                                n_padded, g,    &scratch};
+      const PolarSlots slots = {layout, page, run.first + begin, end - begin, n_padded, g, scratch};
+      for (int s = begin; s < end; ++s) fetcher.Step();
       (as_pairs ? AddPolarPairsAvx2 : AddPolarTablesAvx2)(slots);
     }
   }
   for (int h = 0; h < g; ++h) {
-    const __m256 factor = _mm256_set1_ps(0.5f * scratch.unit.data()[h]);
+    const __m256 factor = _mm256_set1_ps(0.5f * scratch->plan.unit.data()[h]);
     float* out = score_GT + h * kPageTokens;
     for (int v = 0; v < kPolarVectors; ++v) {
-      StoreScores(scratch.sum.data() + 32 * (v * g + h), factor, out + 64 * (v / 2) + 8 * (v % 2));
-    }
-  }
-}
-
-void PreparePolarAvx2(const PolarLayout& layout, const float* q_GD, int g, float* prepared) {
-  const int n_padded = PaddedPolarSlots(layout);
-  float* out = prepared;
-  float* length = prepared + std::ptrdiff_t{2} * g * n_padded;
-  std::fill_n(prepared, PreparedPolarFloats(layout, g), 0.0f);
-  for (int h = 0; h < g; ++h, out += 2 * n_padded, length += n_padded) {
-    const float* q = q_GD + static_cast<std::ptrdiff_t>(h) * layout.head_dim;
-    for (int s = 0; s < layout.n_slots; ++s) {
-      const PairDims dims = layout.slots[static_cast<std::size_t>(s)].dims;
-      const float x = q[dims.x], y = dims.y < 0 ? 0.0f : q[dims.y];
-      out[2 * s] = x;
-      out[2 * s + 1] = y;
-      length[s] = std::sqrt(x * x + y * y);
+      StoreScores(scratch->sum.data() + 32 * (v * g + h), factor, out + 64 * (v / 2) + 8 * (v % 2));
     }
   }
 }

@@ -72,8 +72,9 @@ void LoadLevels(const PolarSlots& slots) {
     const int a_bits = slots.layout.slots[static_cast<std::size_t>(s)].width.a_bits;
     LoadLevelCodes<kBits, kTable>(LoadSlot(slots, s), _mm256_set1_epi32(kPolarLowMask[a_bits]),
                                   codes);
-    BuildTables<kTable>(angles, CellPhases(a_bits, PhiRange(slots, s)), scratch->q16.data() + 2 * s,
-                        std::ptrdiff_t{2} * slots.n_padded, slots.g, table);
+    BuildTables<kTable>(angles, CellPhases(a_bits, PhiRange(slots, s)),
+                        scratch->plan.q16.data() + 2 * s, std::ptrdiff_t{2} * slots.n_padded,
+                        slots.g, table);
     codes += kPolarVectors;
     table += slots.g * kTableBytes;
   }

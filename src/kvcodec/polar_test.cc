@@ -20,11 +20,14 @@ namespace {
 
 // f32 sums of up to 128 terms and sines to 1e-6, against the sum of magnitudes.
 constexpr double kScoreError = 1e-5;
-// With AVX2 scores are sums of 16-bit integers wherever these are expected to add at most 1/8 of
-// what the codes lose (root mean square), as the contract of codecs allows. Single scores may be
+// With AVX2 and AVX-512 scores are sums of integers wherever these are expected to add at most 1/8
+// of what the codes lose (root mean square), as the contract of codecs allows. Single scores may be
 // six deviations off.
 constexpr double kKernelShare = 0.125, kDeviations = 6;
-double KernelShare() { return ActiveCpuLevel() == CpuLevel::kAvx2 ? kKernelShare : 0; }
+double KernelShare() {
+  const CpuLevel level = ActiveCpuLevel();
+  return level == CpuLevel::kAvx2 || level == CpuLevel::kAvx512 ? kKernelShare : 0;
+}
 
 std::unique_ptr<PolarCodec> MakeCodec(int head_dim, int n_rot, const std::vector<PolarWidth>& width,
                                       CircleCut cut = CircleCut::kLargestGap,
@@ -205,6 +208,42 @@ TEST(Polar, ScoresAreAsExactAsTheCodesWhereverThePageLies) {
     }
   }
 }
+
+#if defined(__x86_64__)
+TEST(Polar, PagesAreScoredInIntegersUnlessTheyAreNarrow) {
+  for (CpuLevel level : {CpuLevel::kAvx2, CpuLevel::kAvx512}) {
+    if (level > DetectedCpuLevel()) continue;
+    LevelGuard guard(level);
+    const auto float_score =
+        level == CpuLevel::kAvx512 ? ScorePolarFloatAvx512 : ScorePolarFloatAvx2;
+    Rng rng(17);
+    const int D = 64, g = 2;
+    for (PolarWidth width : {PolarWidth{1, 3}, PolarWidth{3, 5}, PolarWidth{4, 6}, PolarWidth{5, 7},
+                             PolarWidth{4, 8}}) {
+      for (bool narrow : {false, true}) {
+        SCOPED_TRACE(std::string(CpuLevelName(level)) + " " + std::to_string(width.r_bits) + "+" +
+                     std::to_string(width.a_bits));
+        auto codec = MakeCodec(D, D, std::vector<PolarWidth>(D / 2, width));
+        std::vector<float> keys = RandomKeys(kPageTokens, D, &rng);
+        if (narrow) {
+          for (float& x : keys) x = 10 + 1e-4f * x;
+        }
+        auto page = Encode(*codec, keys);
+        const std::vector<float> q = RandomKeys(g, D, &rng);
+        AlignedBuffer<std::byte> prepared(codec->PreparedQueryBytes(g));
+        codec->PrepareQuery(q.data(), g, prepared.data());
+        AlignedBuffer<float> score(g * kPageTokens), in_float(g * kPageTokens);
+        codec->ScorePage(prepared.data(), g, page.data(), kPageTokens, score.data());
+        float_score(codec->layout(), reinterpret_cast<const float*>(prepared.data()), g,
+                    page.data(), kPageTokens, in_float.data());
+        const bool same =
+            std::memcmp(score.data(), in_float.data(), g * kPageTokens * sizeof(float)) == 0;
+        EXPECT_EQ(same, narrow);
+      }
+    }
+  }
+}
+#endif
 
 TEST(Polar, AllLevelsWriteTheSameCodesUpToRoundingAtCellBorders) {
   for (CpuLevel level : AvailableCpuLevels()) {

@@ -12,6 +12,7 @@
 
 #include "base/aligned.h"
 #include "kvcodec/polar_kernels.h"
+#include "kvcodec/polar_plan.h"
 #include "simd/target.h"
 
 namespace phasor {
@@ -20,9 +21,6 @@ inline constexpr int kPolarVectors = kPageTokens / 32;  // of a page
 inline constexpr int kPolarChunkSlots = 32;             // whose tables and codes stay in L1
 // The largest radius of a slot. The range of radii, up to 4/3 of it, fits in 16 bits.
 inline constexpr float kPolarRadiusUnits = 24500.0f;
-// sin(pi/2 z) - z = z (c0 + c1 z^2 + c2 z^4) in units of 2^-15. Lawson fit; with rounding the sine
-// is within 3.6 units.
-inline constexpr int16_t kPolarSine[3] = {18688, -21040, 2355};
 // The low n bits of four bytes.
 inline constexpr int32_t kPolarLowMask[6] = {0,          0x01010101, 0x03030303,
                                              0x07070707, 0x0f0f0f0f, 0x1f1f1f1f};
@@ -30,17 +28,10 @@ inline constexpr int32_t kPolarLowMask[6] = {0,          0x01010101, 0x03030303,
 inline constexpr uint32_t kPolarRadiusMask[7] = {0,          0x80808080, 0xc0c0c0c0, 0xe0e0e0e0,
                                                  0xf0f0f0f0, 0xf8f8f8f8, 0xfcfcfcfc};
 
-// Of one page, per thread. S: padded slots.
+// Of one page, per thread.
 struct PolarPageScratch {
-  AlignedBuffer<float> scale;  // [S]: what a radius unit is
-  // [S]: mean square of what a code adds to the score of a query of length 1.
-  AlignedBuffer<float> code_error;
-  // [S][x, y]: what turns a query by the angle its slot's levels count from and scales it.
-  AlignedBuffer<float> scale_cos, scale_sin;
-  AlignedBuffer<int32_t> r_first, r_range;  // [S], in radius units, twice in 16 bits
-  AlignedBuffer<int32_t> q16;               // [g][S][x, y], each twice in 16 bits
-  AlignedBuffer<float> unit;                // [g]
-  AlignedBuffer<int16_t> sum;               // [kPolarVectors][g][32 tokens], in the order of Words
+  PolarPlan plan;
+  AlignedBuffer<int16_t> sum;    // [kPolarVectors][g][32 tokens], in the order of Words
   AlignedBuffer<uint8_t> table;  // [kPolarChunkSlots][g][2][low and high bytes of 16 levels]
   AlignedBuffer<uint8_t> codes;  // [kPolarChunkSlots][kPolarVectors], taken apart, 128 bytes each
 };
@@ -240,8 +231,8 @@ PHASOR_INLINE Slot LoadSlot(const PolarSlots& slots, int s) {
   const PolarSlot& at = slots.layout.slots[static_cast<std::size_t>(s)];
   Slot slot;
   for (int p = 0; p < 4; ++p) slot.part[p] = slots.page + at.parts.at[p];
-  slot.r_first = _mm256_set1_epi32(slots.scratch->r_first.data()[s]);
-  slot.r_range = _mm256_set1_epi32(slots.scratch->r_range.data()[s]);
+  slot.r_first = _mm256_set1_epi32(slots.scratch->plan.r_first.data()[s]);
+  slot.r_range = _mm256_set1_epi32(slots.scratch->plan.r_range.data()[s]);
   slot.radius_mask = _mm256_set1_epi32(static_cast<int32_t>(kPolarRadiusMask[at.width.r_bits]));
   return slot;
 }

@@ -248,6 +248,16 @@ PHASOR_CALL __m512i srai_epi32(__m512i a, unsigned count) {
   return Map<__m512i, int32_t>(a, [shift](int32_t x) { return x >> shift; });
 }
 
+// The upper halves of products.
+PHASOR_CALL __m512i mulhi_epu16(__m512i a, __m512i b) {
+  Lanes<uint16_t, __m512i> x(a);
+  const Lanes<uint16_t, __m512i> y(b);
+  for (int i = 0; i < x.kCount; ++i) {
+    x.at[i] = static_cast<uint16_t>(uint32_t{x.at[i]} * y.at[i] >> 16);
+  }
+  return x.Join();
+}
+
 PHASOR_INLINE __m256 KeepMasked(__mmask8 mask, __m256 v) {
   Lanes<float, __m256> x(v);
   for (int i = 0; i < x.kCount; ++i) {
@@ -388,6 +398,7 @@ PHASOR_END_TARGET
 #define _mm512_mask_storeu_epi32 phasor::emulated::mask_storeu_epi32
 #define _mm512_mask_storeu_ps phasor::emulated::mask_storeu_ps
 #define _mm512_maskz_loadu_ps phasor::emulated::maskz_loadu_ps
+#define _mm512_mulhi_epu16 phasor::emulated::mulhi_epu16
 #define _mm512_permute_ps(a, order) phasor::emulated::permute_ps<(order)>(a)
 #define _mm512_reduce_add_epi32 phasor::emulated::reduce_add_epi32
 #define _mm512_reduce_add_ps phasor::emulated::reduce_add_ps

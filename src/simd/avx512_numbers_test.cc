@@ -101,6 +101,8 @@ constexpr Case kProducts[] = {
             r->u32[i] = c.u32[i] + static_cast<uint32_t>(a.i16[2 * i] * b.i16[2 * i]) +
                         static_cast<uint32_t>(a.i16[2 * i + 1] * b.i16[2 * i + 1]);
           })},
+    {"mulhi_epu16", Equal::kBits, INSTRUCTION(Put(r, _mm512_mulhi_epu16(Int(a), Int(b)))),
+     LOOP(32, r->u16[i] = static_cast<uint16_t>(uint32_t{a.u16[i]} * b.u16[i] >> 16))},
     {"mulhrs", Equal::kBits, INSTRUCTION(Put(r, _mm512_mulhrs_epi16(Int(a), Int(b)))),
      LOOP(32, r->i16[i] = static_cast<int16_t>((a.i16[i] * b.i16[i] + 0x4000) >> 15))},
     {"fmadd", Equal::kFloats, INSTRUCTION(Put(r, _mm512_fmadd_ps(Float(a), Float(b), Float(c)))),
@@ -159,6 +161,10 @@ constexpr Case kArithmetic[] = {
      LOOP(64, r->u8[i] = static_cast<uint8_t>(a.u8[i] + b.u8[i]))},
     {"sub_epi8", Equal::kBits, INSTRUCTION(Put(r, _mm512_sub_epi8(Int(a), Int(b)))),
      LOOP(64, r->u8[i] = static_cast<uint8_t>(a.u8[i] - b.u8[i]))},
+    {"adds_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_adds_epi16(Int(a), Int(b)))),
+     LOOP(32, r->i16[i] = static_cast<int16_t>(std::clamp(a.i16[i] + b.i16[i], -32768, 32767)))},
+    {"max_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_max_epi16(Int(a), Int(b)))),
+     LOOP(32, r->i16[i] = std::max(a.i16[i], b.i16[i]))},
     {"add_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_add_epi16(Int(a), Int(b)))),
      LOOP(32, r->u16[i] = static_cast<uint16_t>(a.u16[i] + b.u16[i]))},
     {"sub_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_sub_epi16(Int(a), Int(b)))),

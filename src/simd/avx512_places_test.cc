@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 
 #include "simd/avx512_test_util.h"
@@ -18,6 +19,12 @@ constexpr Case kPlaces[] = {
     {"permutex2var_epi8", Equal::kBits,
      INSTRUCTION(Put(r, _mm512_permutex2var_epi8(Int(a), Int(b), Int(c)))),
      LOOP(64, r->u8[i] = ((b.u8[i] & 64) != 0 ? c : a).u8[b.u8[i] & 63])},
+    {"permutexvar_epi16", Equal::kBits,
+     INSTRUCTION(Put(r, _mm512_permutexvar_epi16(Int(a), Int(b)))),
+     LOOP(32, r->u16[i] = b.u16[a.u16[i] & 31])},
+    {"permutex2var_epi16", Equal::kBits,
+     INSTRUCTION(Put(r, _mm512_permutex2var_epi16(Int(a), Int(b), Int(c)))),
+     LOOP(32, r->u16[i] = ((b.u16[i] & 32) != 0 ? c : a).u16[b.u16[i] & 31])},
     {"permutexvar_epi32", Equal::kBits,
      INSTRUCTION(Put(r, _mm512_permutexvar_epi32(Int(a), Int(b)))),
      LOOP(16, r->u32[i] = b.u32[a.u32[i] & 15])},
@@ -107,6 +114,9 @@ constexpr Case kBits[] = {
      LOOP(16, r->u32[i] = a.u32[i] >> 7)},
     {"srai_epi32", Equal::kBits, INSTRUCTION(Put(r, _mm512_srai_epi32(Int(a), 7))),
      LOOP(16, r->i32[i] = a.i32[i] >> 7)},
+    {"multishift_epi64_epi8", Equal::kBits,
+     INSTRUCTION(Put(r, _mm512_multishift_epi64_epi8(Int(a), Int(b)))),
+     LOOP(64, r->u8[i] = static_cast<uint8_t>(std::rotr(b.u64[i / 8], a.u8[i] & 63)))},
     {"slli_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_slli_epi16(Int(a), 4))),
      LOOP(32, r->u16[i] = static_cast<uint16_t>(a.u16[i] << 4))},
     {"srli_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_srli_epi16(Int(a), 4))),

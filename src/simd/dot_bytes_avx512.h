@@ -1,6 +1,6 @@
-// vpdpbusd with its sum kept in place. As an intrinsic, GCC 12 copies sums to other registers and
-// back around every step of a loop that has many of them, and spills. Only for kernel files;
-// between PHASOR_BEGIN_AVX512 and PHASOR_END_TARGET.
+// vpdpbusd and vpdpwssd with their sums kept in place. As an intrinsic, GCC 12 copies sums to other
+// registers and back around every step of a loop that has many of them, and spills. Only for kernel
+// files; between PHASOR_BEGIN_AVX512 and PHASOR_END_TARGET.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,15 @@ PHASOR_INLINE void AddByteProducts(__m512i& sum, __m512i unsigned_bytes, const i
   asm("vpdpbusd %2%{1to16%}, %1, %0"
       : "+v"(sum)
       : "v"(unsigned_bytes), "m"(*reinterpret_cast<const int32_t*>(four)));
+#endif
+}
+
+// sum += 16 sums of 2 products of 16-bit integers.
+PHASOR_INLINE void AddWordProducts(__m512i& sum, __m512i a, __m512i b) {
+#if defined(PHASOR_EMULATE_AVX512)
+  sum = _mm512_dpwssd_epi32(sum, a, b);
+#else
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 #endif
 }
 
