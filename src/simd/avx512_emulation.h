@@ -231,15 +231,17 @@ PHASOR_CALL __m512 scalef_ps(__m512 a, __m512 b) {
   return x.Join();
 }
 
-// What is left after rounding down to whole numbers (vreduceps with this immediate alone).
+// What is left after rounding down to whole numbers (vreduceps with this immediate alone), itself
+// rounded down: below 1 for the smallest negative numbers.
 template <int kControl>
 PHASOR_CALL __m512 reduce_ps(__m512 a) {
   static_assert(kControl == _MM_FROUND_TO_NEG_INF, "the one kind of rounding that kernels ask for");
   return Map<__m512, float>(a, [](float x) {
     if (std::isnan(x)) return x + x;
     if (std::isinf(x)) return 0.0f;
-    const float left = x - std::floor(x);
-    return left == 0 ? -0.0f : left;
+    const float whole = std::floor(x), left = x - whole;
+    if (left == 0) return -0.0f;
+    return double{left} + whole > x ? std::nextafter(left, -1.0f) : left;
   });
 }
 

@@ -215,8 +215,9 @@ constexpr Case kArithmetic[] = {
      }),
      LOOP(16,
           {
-            const double x = Finite(a.f32[i]);
-            r->f32[i] = static_cast<float>(x - std::floor(x)) + 0.0f;
+            const double x = Finite(a.f32[i]), whole = std::floor(x);
+            const float left = static_cast<float>(x - whole);  // rounded down, as on real CPUs
+            r->f32[i] = (left + whole > x ? std::nextafter(left, -1.0f) : left) + 0.0f;
           })},
     {"maskz_mul_ps, 8 lanes", Equal::kFloats,
      INSTRUCTION(Put(r, _mm256_maskz_mul_ps(0x5a, HalfFloat(a), HalfFloat(b)))),
