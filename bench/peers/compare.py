@@ -157,13 +157,25 @@ def run_rounds(contestants, n_rounds, on_round):
     units = []
     for engine in contestants:
         units += [unit for unit in engine.units() if unit not in units]
-    turn, rounds = 0, []
+    turn, rounds, failed = 0, [], set()
     for index in range(n_rounds):
         found = {engine.label: {} for engine in contestants}
         for unit in units:
-            able = [engine for engine in contestants if unit in engine.units()]
+            able = [engine for engine in contestants
+                    if unit in engine.units() and (engine.label, unit) not in failed]
             for engine in able[turn % len(able):] + able[:turn % len(able)]:
-                fresh = engine.measure(unit)
+                try:
+                    fresh = engine.measure(unit)
+                except engines.EngineFailed as error:
+                    if engine.name == "phasor":
+                        raise
+                    # A peer that cannot do it is left out, and the others are not.
+                    print(f"  {engine.name_of(unit):<16} {engine.label:<40} failed and is left out: "
+                          f"{error}", file=sys.stderr)
+                    failed.add((engine.label, unit))
+                    for past in rounds:
+                        past[engine.label].pop(engine.name_of(unit), None)
+                    continue
                 found[engine.label].update(fresh)
                 for name, figure in fresh.items():  # a long run that is cut off has told something
                     print(f"  {name:<16} {engine.label:<40} {figure['ts']:10.2f} t/s  "

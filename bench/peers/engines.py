@@ -20,12 +20,16 @@ MIXED_PAIRS = (("f16", "q8_0"), ("q8_KV", "q8_0"), ("q8_KV", "q4_0"), ("q8_0", "
 DEFAULT = "f16:f16, default flash attention"
 
 
+class EngineFailed(SystemExit):
+    """An engine's program ended with an error; ends compare.py unless it is caught."""
+
+
 def run(command, stderr=None):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr or subprocess.PIPE,
                           text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
-        sys.exit(f"compare: exit code {done.returncode}: {' '.join(command)}\n"
-                 f"{(done.stderr or '')[-2000:]}")
+        raise EngineFailed(f"compare: exit code {done.returncode}: {' '.join(command)}\n"
+                           f"{(done.stderr or '')[-2000:]}")
     return done.stdout
 
 

@@ -20,6 +20,8 @@ if "--help" in sys.argv:
 with open(os.environ["CALLS"], "a") as file:
     file.write("{name} " + " ".join(sys.argv[1:]) + "\\n")
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if flags.get("-ctk") == "broken":
+    sys.exit("no such cache")
 depth, n_gen = int(flags.get("-d", 0)), int(flags["-n"])
 row = {{"n_prompt": int(flags["-p"]), "n_gen": n_gen, "n_depth": depth}}
 if "-gp" in flags:
@@ -152,6 +154,16 @@ class Compare(support.CliTest):
         self.assertEqual([len(e.get("points").split()) for e in lines], [3, 3])
         # A peer of constant speed is a level line.
         self.assertEqual(len({p.split(",")[1] for p in lines[1].get("points").split()}), 1)
+
+    def test_a_peer_that_fails_is_left_out(self):
+        out = self.path("out.json")
+        done = self.compare(*self.two_peers(), "-d", "0", "-n", "4", "-p", "0", "--rounds", "2",
+                            "--peer-types", "q4_0:q4_0,broken:f16", "--json", out)
+        self.assertIn("failed and is left out", done.stderr)
+        self.assertEqual(done.stderr.count("no such cache"), 2)  # each peer, once
+        with open(out, encoding="utf-8") as file:
+            engines = {r["engine"] for r in json.load(file)["rows"]}
+        self.assertEqual(len(engines), 3, engines)
 
     def test_what_cannot_be_measured_is_an_error(self):
         for flags, says in (((), "at least one peer"),
