@@ -1,5 +1,6 @@
 // Scores and sums of the per-channel integer codecs for AVX2: lanes are tokens, 8 at a time; codes
 // become floats once for up to four query heads. Pages are written and decoded by the plain loops.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -182,3 +183,4 @@ void AccumulateChannelsAvx2(const ChannelLayout& layout, const float* weight_GT,
 
 }  // namespace phasor
 PHASOR_END_TARGET
+#endif  // __x86_64__
