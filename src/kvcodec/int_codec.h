@@ -37,4 +37,10 @@ struct IntFormat {
 Result<std::unique_ptr<KvCodec>> MakeIntCodec(const char* id, const IntFormat& format,
                                               const KvCodecParams& params);
 
+// q4_head and q3_head: rows after HadamardRows with one scale each, `bits` of 3 or 4. A value head
+// takes the width that KvCodecParams::classes names instead, one class: 3, 4 or 8 bits. Keys pay no
+// attention to classes.
+Result<std::unique_ptr<KvCodec>> MakeHeadRowCodec(const char* id, int bits,
+                                                  const KvCodecParams& params);
+
 }  // namespace phasor

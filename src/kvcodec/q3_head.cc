@@ -22,9 +22,7 @@ namespace phasor {
 namespace {
 
 Result<std::unique_ptr<KvCodec>> Make(const char* id, const KvCodecParams& params) {
-  static constexpr IntFormat kFormat = {
-      .levels = &kLevelsSearched3, .block = 0, .hadamard = true, .quantize = QuantizeSearched3};
-  return MakeIntCodec(id, kFormat, params);
+  return MakeHeadRowCodec(id, 3, params);
 }
 
 }  // namespace
@@ -36,7 +34,7 @@ const KvCodecInfo kQ3HeadKvCodec = {
     .for_keys = true,
     .for_values = true,
     .exact = false,
-    .uses_calibration = false,
+    .uses_calibration = true,
     .nominal_bits_64 = 3.25,
     .nominal_bits_128 = 3.125,
     .make = Make,

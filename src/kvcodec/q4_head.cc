@@ -24,9 +24,7 @@ namespace phasor {
 namespace {
 
 Result<std::unique_ptr<KvCodec>> Make(const char* id, const KvCodecParams& params) {
-  static constexpr IntFormat kFormat = {
-      .levels = &kLevelsSearched4, .block = 0, .hadamard = true, .quantize = QuantizeSearched4};
-  return MakeIntCodec(id, kFormat, params);
+  return MakeHeadRowCodec(id, 4, params);
 }
 
 }  // namespace
@@ -38,7 +36,7 @@ const KvCodecInfo kQ4HeadKvCodec = {
     .for_keys = true,
     .for_values = true,
     .exact = false,
-    .uses_calibration = false,
+    .uses_calibration = true,
     .nominal_bits_64 = 4.25,
     .nominal_bits_128 = 4.125,
     .make = Make,
