@@ -49,7 +49,8 @@ Result<Calibration> Make(const LoadedModel& model, const std::string& text,
                          const CalibrateFlags& flags, HeadLosses* losses) {
   if (flags.by_loss) {
     RecallTextOptions recall;
-    recall.n_context = flags.n_tokens;
+    // The facts are repeated behind it.
+    recall.n_context = std::min(flags.n_tokens, model.config().n_ctx_train * 3 / 4);
     PHASOR_ASSIGN_OR_RETURN(const RecallText made, MakeRecallText(model.tokenizer(), text, recall));
     return CalibrateByLoss(model, made, flags.options, losses);
   }

@@ -122,7 +122,7 @@ SessionOptions ToSessionOptions(const CacheFlags& f) {
 
 std::string CalibrationNotice(const LoadedModel& model, const std::string& type_k) {
   for (const KvCodecInfo& info : KvCodecs()) {
-    if (!info.uses_calibration) continue;
+    if (!info.uses_calibration || info.for_values) continue;  // those have no widths for keys
     if (!Names(type_k, info.id)) continue;
     if (model.calibration() != nullptr && model.calibration()->Find(info.id) != nullptr) continue;
     return fmt::format(

@@ -285,7 +285,6 @@ struct SharedBudget {
 };
 constexpr SharedBudget kSharedBudgets[] = {{"frame4", "q4_head", 3.95},
                                            {"frame3", "q3_head", 2.945}};
-constexpr double kPolarBits = 4.15;
 
 // Mean squared error of a head's values in every width.
 Result<ValueHead> MeasureValueErrors(std::span<const float> v_TD, KvCodecParams params) {
@@ -379,6 +378,20 @@ double MeanWidth(const Classes& widths) {
   return sum / n;
 }
 
+Status AddSharedSets(std::span<const ChannelHead> keys, std::span<const ValueHead> values,
+                     Calibration* out) {
+  for (const SharedBudget& budget : kSharedBudgets) {
+    PHASOR_ASSIGN_OR_RETURN(const KeyAndValueWidths widths,
+                            AllocateKeysAndValues(keys, values, budget.code_bits));
+    Classes value_classes;
+    for (const uint8_t bits : widths.value_H) value_classes.push_back({bits});
+    const auto head_dim = static_cast<double>(widths.key_HD[0].size());
+    AddSet(budget.key_codec, MeanWidth(widths.key_HD) + kFrameGridBits, widths.key_HD, out);
+    AddSet(budget.value_codec, MeanWidth(value_classes) + 16.0 / head_dim, value_classes, out);
+  }
+  return Status::Ok();
+}
+
 }  // namespace
 
 Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& text,
@@ -427,19 +440,14 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
   }
   Weigh(found, measured, &keys, &values);
   Calibration out = Begin(model, static_cast<int64_t>(text.tokens.size()));
-  for (const SharedBudget& budget : kSharedBudgets) {
-    PHASOR_ASSIGN_OR_RETURN(const KeyAndValueWidths widths,
-                            AllocateKeysAndValues(keys, values, budget.code_bits));
-    Classes value_classes;
-    for (const uint8_t bits : widths.value_H) value_classes.push_back({bits});
-    AddSet(budget.key_codec, MeanWidth(widths.key_HD) + kFrameGridBits, widths.key_HD, &out);
-    AddSet(budget.value_codec, MeanWidth(value_classes) + 16.0 / c.head_dim, value_classes, &out);
-  }
+  PHASOR_RETURN_IF_ERROR(AddSharedSets(keys, values, &out));
   std::vector<double> importance;
   for (const ChannelHead& head : keys) importance.push_back(head.importance);
+  // polar stands in for frame4, beside the same values.
+  const double bits = out.Find("frame4")->bits_per_element;
   PHASOR_ASSIGN_OR_RETURN(const Classes polar,
-                          AllocatePolar(errors.pairs, collector, kPolarBits, true, importance));
-  AddSet("polar", kPolarBits, polar, &out);
+                          AllocatePolar(errors.pairs, collector, bits, true, importance));
+  AddSet("polar", bits, polar, &out);
   if (losses != nullptr) *losses = std::move(found);
   return out;
 }

@@ -144,6 +144,29 @@ TEST(IntCodec, AStoredRowIsAsLongAsTheRowAlongIt) {
   }
 }
 
+// Weights of 8-bit codes have 15 bits: half a step of the largest product off, for each token.
+void ExpectSumsOfDecodedRows(const KvCodecParams& params) {
+  const auto codec = std::move(kQ4HeadKvCodec.make("q4_head", params)).value();
+  Rng rng(12);
+  const int D = params.head_dim, g = 3;
+  std::vector<float> x(kPageTokens * D), y(x.size()), w(g * kPageTokens), out(g * D, 0.0f);
+  for (float& v : x) v = static_cast<float>(rng.Normal());
+  for (float& v : w) v = static_cast<float>(rng.Uniform());
+  AlignedBuffer<std::byte> page(codec->PageBytes());
+  codec->EncodePage(x.data(), kPageTokens, page.data());
+  codec->DecodePage(page.data(), kPageTokens, y.data());
+  codec->AccumulatePage(w.data(), g, page.data(), kPageTokens, out.data());
+  float largest = 0;
+  for (float v : y) largest = std::max(largest, std::fabs(v));
+  for (int i = 0; i < g * D; ++i) {
+    double sum = 0;
+    for (int t = 0; t < kPageTokens; ++t) {
+      sum += static_cast<double>(w[i / D * kPageTokens + t]) * y[t * D + i % D];
+    }
+    EXPECT_NEAR(out[i], sum, kPageTokens * 0.5 / kWeightLevels * largest) << D << ", " << i;
+  }
+}
+
 TEST(IntCodec, AHeadOfValuesTakesTheWidthOfItsClass) {
   for (int head_dim : {64, 80, 128}) {
     double before = 1;
@@ -157,6 +180,7 @@ TEST(IntCodec, AHeadOfValuesTakesTheWidthOfItsClass) {
         ASSERT_TRUE(codec.ok()) << codec.status().message();
         EXPECT_EQ((*codec)->PageBytes(), kPageTokens * (head_dim * bits / 8 + 2u));
       }
+      if (bits == 8) ExpectSumsOfDecodedRows(params);
       const double error = GaussianError(kQ4HeadKvCodec, head_dim, {&bits, 1});
       EXPECT_LT(error, 0.3 * before);  // 3 to 4 bits: 0.25, 4 to 8: far less
       before = error;
@@ -401,8 +425,14 @@ TEST(IntKernels, WeightsOfEightBitCodesKeepFifteenBits) {
 
 // Integer sums and rounding that is the same everywhere: only the last float operations may differ.
 TEST(IntKernels, ScoresAndSumsAgreeBetweenLevelsToFloatRounding) {
-  for (const KvCodecInfo* info : {&kQ8_0KvCodec, &kQ8_0hKvCodec, &kQ4_0KvCodec, &kQ4_0hKvCodec,
-                                  &kQ4HeadKvCodec, &kQ3HeadKvCodec}) {
+  struct Case {
+    const KvCodecInfo* info;
+    std::vector<uint8_t> classes = {};
+  };
+  const Case cases[] = {{&kQ8_0KvCodec},       {&kQ8_0hKvCodec},  {&kQ4_0KvCodec},
+                        {&kQ4_0hKvCodec},      {&kQ4HeadKvCodec}, {&kQ3HeadKvCodec},
+                        {&kQ4HeadKvCodec, {8}}};
+  for (const auto& [info, classes] : cases) {
     for (KvRole role : {KvRole::kKey, KvRole::kValue}) {
       for (int head_dim : {1, 16, 33, 64, 80, 96, 100, 128, 256}) {
         for (int g : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
@@ -413,6 +443,7 @@ TEST(IntKernels, ScoresAndSumsAgreeBetweenLevelsToFloatRounding) {
           KvCodecParams params;
           params.head_dim = head_dim;
           params.role = role;
+          params.classes = classes;
           auto codec = std::move(info->make(info->id, params)).value();
           Rng rng(head_dim * 31 + g);
           std::vector<float> x(n * head_dim), w(g * kPageTokens), q(g * head_dim), first, decoded;
