@@ -29,13 +29,7 @@ struct HeadSample {
 
 class Collector {
  public:
-  // Queries at the `chosen` tokens weigh as much together as all queries of the text.
-  Collector(const ModelConfig& config, int n_sink, int64_t n_tokens = 0,
-            std::span<const int64_t> chosen = {})
-      : c_(config), n_sink_(n_sink), weight_T_(static_cast<std::size_t>(n_tokens), 1.0) {
-    for (const int64_t t : chosen) {
-      weight_T_[t] += static_cast<double>(n_tokens) / static_cast<double>(chosen.size());
-    }
+  Collector(const ModelConfig& config, int n_sink) : c_(config), n_sink_(n_sink) {
     heads_.resize(static_cast<std::size_t>(c_.n_layers) * c_.n_kv_heads);
     for (HeadSample& h : heads_) {
       h.energy_P.assign((c_.head_dim + 1) / 2, 0.0);
@@ -53,7 +47,7 @@ class Collector {
         const int g = c_.group();
         for (int i = 0; i < g; ++i) {
           AddEnergy(q_THD + (static_cast<int64_t>(t) * c_.n_heads + h * g + i) * c_.head_dim,
-                    WeightOf(position_ + t), &sample);
+                    &sample);
         }
       }
     }
@@ -63,11 +57,8 @@ class Collector {
   const HeadSample& head(int index) const { return heads_[index]; }
 
  private:
-  double WeightOf(int64_t token) const {
-    return token < static_cast<int64_t>(weight_T_.size()) ? weight_T_[token] : 1.0;
-  }
   // Pairs as the codec sees them: rotated pairs first, then the tail (j, j + tail/2).
-  void AddEnergy(const float* q, double weight, HeadSample* sample) const {
+  void AddEnergy(const float* q, HeadSample* sample) const {
     const int rotated = c_.rope.n_rot / 2, tail = (c_.head_dim - c_.rope.n_rot) / 2;
     for (int j = 0; j < rotated + tail; ++j) {
       int a, b;
@@ -81,7 +72,7 @@ class Collector {
         a = j;
         b = j + rotated;
       }
-      const double qa = weight * q[a] * q[a], qb = weight * q[b] * q[b];
+      const double qa = static_cast<double>(q[a]) * q[a], qb = static_cast<double>(q[b]) * q[b];
       sample->energy_P[j] += qa + qb;
       sample->weight_D[a] += j < rotated ? 0.5 * (qa + qb) : qa;
       sample->weight_D[b] += j < rotated ? 0.5 * (qa + qb) : qb;
@@ -91,7 +82,6 @@ class Collector {
   const ModelConfig& c_;
   int n_sink_;
   int64_t position_ = 0;
-  std::vector<double> weight_T_;
   std::vector<HeadSample> heads_;
 };
 
@@ -274,7 +264,7 @@ namespace {
 
 // A share of what the losses say that goes to what score errors alone say, and to all heads of
 // values alike: a head that this text never needs may be needed by another.
-constexpr double kEvenShare = 0.2;
+constexpr double kEvenShare = 0.1;
 constexpr int kMeasuredValueBits = 3;
 
 // Keys and values that share one budget, as many bits as 4.15 (3.14) for keys, grids included, and
@@ -285,6 +275,8 @@ struct SharedBudget {
 };
 constexpr SharedBudget kSharedBudgets[] = {{"frame4", "q4_head", 3.95},
                                            {"frame3", "q3_head", 2.945}};
+
+constexpr double kPolarBits = 4.15;
 
 // Mean squared error of a head's values in every width.
 Result<ValueHead> MeasureValueErrors(std::span<const float> v_TD, KvCodecParams params) {
@@ -403,8 +395,7 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
   auto step = [&] {
     if (options.on_progress) options.on_progress(++done, 3 * n_heads);
   };
-  // Queries that look for a fact count as much as all others: they are what prose has few of.
-  Collector collector(c, options.n_sink, static_cast<int64_t>(text.tokens.size()), text.recall);
+  Collector collector(c, options.n_sink);
   const AttentionObserver observer = [&](int layer, int count, const float* q, const float* k,
                                          const float*) { collector.Observe(layer, count, q, k); };
   PHASOR_ASSIGN_OR_RETURN(const auto meter,
@@ -443,11 +434,9 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
   PHASOR_RETURN_IF_ERROR(AddSharedSets(keys, values, &out));
   std::vector<double> importance;
   for (const ChannelHead& head : keys) importance.push_back(head.importance);
-  // polar stands in for frame4, beside the same values.
-  const double bits = out.Find("frame4")->bits_per_element;
   PHASOR_ASSIGN_OR_RETURN(const Classes polar,
-                          AllocatePolar(errors.pairs, collector, bits, true, importance));
-  AddSet("polar", bits, polar, &out);
+                          AllocatePolar(errors.pairs, collector, kPolarBits, true, importance));
+  AddSet("polar", kPolarBits, polar, &out);
   if (losses != nullptr) *losses = std::move(found);
   return out;
 }
