@@ -99,6 +99,49 @@ std::vector<std::vector<uint8_t>> Spread(const QuadOptions& quads,
   return width_HD;
 }
 
+// Bits of a row of f16; the grids that it does without are not counted.
+constexpr int kF16Units = 16;
+
+Result<std::vector<WidthOption>> ValueOptions(const ValueHead& head, int quads_per_head) {
+  std::vector<WidthOption> widths;
+  for (std::size_t w = 0; w < std::size(kValueWidths); ++w) {
+    if (!std::isfinite(head.cost[w]) || head.cost[w] < 0) {
+      return InvalidArgument("channel widths: expected finite costs of at least 0, found others");
+    }
+    if (widths.empty() || head.cost[w] < widths.back().cost) {
+      widths.push_back(
+          {kValueWidths[w] * quads_per_head, head.cost[w], static_cast<uint8_t>(kValueWidths[w])});
+    }
+  }
+  return widths;
+}
+
+// The widths of quads and then of values, what each of them costs, and all together.
+struct SharedChoice {
+  std::vector<uint8_t> width;
+  std::vector<double> cost;
+  double total = 0;
+};
+
+SharedChoice Choose(const std::vector<std::vector<WidthOption>>& options, int64_t budget) {
+  SharedChoice choice;
+  choice.width = AllocateByPrice(options, budget);
+  for (std::size_t i = 0; i < options.size(); ++i) {
+    const auto at = std::find_if(options[i].begin(), options[i].end(), [&](const WidthOption& o) {
+      return o.width_class == choice.width[i];
+    });
+    choice.cost.push_back(at->cost);
+    choice.total += at->cost;
+  }
+  return choice;
+}
+
+int64_t LeastUnits(const std::vector<std::vector<WidthOption>>& options) {
+  int64_t sum = 0;
+  for (const auto& item : options) sum += item[0].units;
+  return sum;
+}
+
 }  // namespace
 
 ChannelErrorTable MeasureChannelErrors(const float* k_TD, int64_t n_tokens,
@@ -171,22 +214,34 @@ Result<KeyAndValueWidths> AllocateKeysAndValues(std::span<const ChannelHead> key
   }
   std::vector<std::vector<WidthOption>> options = quads.options;
   for (const ValueHead& head : values) {
-    std::vector<WidthOption> widths;
-    for (std::size_t w = 0; w < std::size(kValueWidths); ++w) {
-      if (!std::isfinite(head.cost[w]) || head.cost[w] < 0) {
-        return InvalidArgument("channel widths: expected finite costs of at least 0, found others");
-      }
-      if (widths.empty() || head.cost[w] < widths.back().cost) {
-        widths.push_back({kValueWidths[w] * quads_per_head, head.cost[w],
-                          static_cast<uint8_t>(kValueWidths[w])});
-      }
-    }
+    PHASOR_ASSIGN_OR_RETURN(std::vector<WidthOption> widths, ValueOptions(head, quads_per_head));
     options.push_back(std::move(widths));
   }
-  const std::vector<uint8_t> chosen = AllocateByPrice(options, budget);
+  SharedChoice best = Choose(options, budget);
+  std::vector<bool> tried(keys.size(), false);
+  for (;;) {
+    // The head of keys that costs most as it is.
+    std::size_t worst = keys.size();
+    double most = 0;
+    for (std::size_t h = 0; h < keys.size(); ++h) {
+      double cost = 0;
+      for (int q = 0; q < quads_per_head; ++q) cost += best.cost[h * quads_per_head + q];
+      if (!tried[h] && cost > most) worst = h, most = cost;
+    }
+    if (worst == keys.size()) break;
+    tried[worst] = true;
+    std::vector<std::vector<WidthOption>> with = options;
+    std::fill_n(with.begin() + static_cast<std::ptrdiff_t>(worst) * quads_per_head, quads_per_head,
+                std::vector<WidthOption>{{kF16Units, 0.0, kFrameF16Width}});
+    if (LeastUnits(with) > budget) break;
+    SharedChoice choice = Choose(with, budget);
+    if (choice.total >= best.total) break;
+    best = std::move(choice);
+    options = std::move(with);
+  }
   KeyAndValueWidths out;
-  out.key_HD = Spread(quads, chosen);
-  out.value_H.assign(chosen.begin() + n_quads, chosen.end());
+  out.key_HD = Spread(quads, best.width);
+  out.value_H.assign(best.width.begin() + n_quads, best.width.end());
   return out;
 }
 

@@ -54,11 +54,13 @@ struct ValueHead {
 };
 
 struct KeyAndValueWidths {
-  std::vector<std::vector<uint8_t>> key_HD;
+  std::vector<std::vector<uint8_t>> key_HD;  // kFrameF16Width for all channels of a head, or 0 .. 7
   std::vector<uint8_t> value_H;
 };
-// Keys and values under one budget, of the codes alone: 4 means 4 bits per element of both.
-// kInvalidArgument as above, and where not even the narrowest values fit.
+// Keys and values under one budget, of the codes alone: 4 means 4 bits per element of both. Heads
+// of keys get f16, whose error counts as none, one after the other by what they cost otherwise, as
+// long as that lowers the cost of all. kInvalidArgument as above, and where not even the narrowest
+// values fit.
 Result<KeyAndValueWidths> AllocateKeysAndValues(std::span<const ChannelHead> keys,
                                                 std::span<const ValueHead> values,
                                                 double code_bits);

@@ -251,7 +251,9 @@ Shared Sum(std::span<const ChannelHead> keys, std::span<const ValueHead> values,
   Shared sum;
   for (size_t h = 0; h < keys.size(); ++h) {
     const std::vector<uint8_t>& width_D = widths.key_HD[h];
-    sum.cost += keys[h].importance * ScoreError(keys[h], width_D);
+    if (width_D[0] != kFrameF16Width) {
+      sum.cost += keys[h].importance * ScoreError(keys[h], width_D);
+    }
     const auto at = std::find(std::begin(kValueWidths), std::end(kValueWidths), widths.value_H[h]);
     EXPECT_NE(at, std::end(kValueWidths));
     sum.cost += values[h].cost[at - std::begin(kValueWidths)];
@@ -312,6 +314,28 @@ TEST(FrameAllocation, ValuesNobodyNeedsGetTheNarrowestWidth) {
   EXPECT_FALSE(AllocateKeysAndValues({}, {}, 4).ok());
   const std::vector<ValueHead> bad = {{{0, 0, 0}}, {{-1, 0, 0}}, {{1, 0, 0}}};
   EXPECT_FALSE(AllocateKeysAndValues(keys, bad, 4).ok());
+}
+
+TEST(FrameAllocation, AHeadThatSevenBitsAreNotEnoughForGetsF16) {
+  Rng rng(12);
+  constexpr int kHeads = 40, D = 16;
+  std::vector<ChannelErrorTable> errors;
+  std::vector<std::vector<double>> weights;
+  for (int h = 0; h < kHeads; ++h) {
+    errors.push_back(RandomErrors(D, &rng));
+    weights.push_back(RandomWeights(D, &rng));
+  }
+  std::vector<ChannelHead> keys;
+  for (int h = 0; h < kHeads; ++h) keys.push_back({&errors[h], weights[h], h == 7 ? 1e7 : 1.0});
+  const std::vector<ValueHead> values(kHeads, ValueHead{{1, 0.25, 0.001}});
+  const auto widths = AllocateKeysAndValues(keys, values, 3.95);
+  ASSERT_TRUE(widths.ok());
+  EXPECT_LE(Sum(keys, values, *widths).units, std::floor(2 * 3.95 * kHeads * D / 4 + 1e-6));
+  for (int h = 0; h < kHeads; ++h) {
+    const bool is_f16 = widths->key_HD[h][0] == kFrameF16Width;
+    EXPECT_EQ(is_f16, h == 7) << h;
+    for (const uint8_t w : widths->key_HD[h]) EXPECT_EQ(w == kFrameF16Width, is_f16);
+  }
 }
 
 TEST(FrameAllocation, ImportanceCountsLikeWeight) {
