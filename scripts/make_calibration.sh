@@ -1,6 +1,7 @@
 #!/bin/bash
 # Makes the calibration of the default model that is shipped in share/phasor/calibration: the widths
-# per pair that `-ctk polar` uses. docs/log.md says why these options.
+# that `-ctk frame4`, `frame3` and `polar`, `-ctv q4_head` and `q3_head` use. Takes some minutes.
+# docs/log.md says why these options.
 #
 #   scripts/make_calibration.sh [FOLDER]    default: share/phasor/calibration
 #
@@ -14,7 +15,7 @@ mkdir -p "$folder"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$root/build/release/phasor" calibrate default "$("$root/scripts/get_texts.sh" --path)/northanger_abbey.txt" \
-  -n 2048 -o "$work/calibration.json"
+  -n 2048 --by-loss --precision f32 -o "$work/calibration.json"
 # The file is named by the fingerprint of the model's weights.
 name=$(sed -n 's/.*"fingerprint": "\([0-9a-f]*\)".*/\1/p' "$work/calibration.json")
 [[ -n "$name" ]] || { echo "make_calibration: expected a fingerprint, found none" >&2; exit 1; }

@@ -18,13 +18,16 @@ struct CalibrateFlags {
   int64_t n_tokens = 2048;
   std::vector<std::string> codecs;
   double bits = 0;  // 0: the default of each codec
-  bool per_head = false;
+  bool per_head = false, by_loss = false;
   CalibrateOptions options;
   bool json = false;
 };
 
 Status ChooseBudgets(CalibrateFlags& flags) {
   flags.options.joint = !flags.per_head;
+  if (flags.by_loss && (flags.per_head || flags.bits > 0 || !flags.codecs.empty())) {
+    return InvalidArgument("--by-loss: expected no --codec, --bits or --per-head beside it");
+  }
   if (flags.bits > 0 && flags.codecs.size() != 1) {
     return InvalidArgument(fmt::format(
         "--bits: expected one --codec that the budget is for, found {}", flags.codecs.size()));
@@ -42,23 +45,42 @@ Status ChooseBudgets(CalibrateFlags& flags) {
   return Status::Ok();
 }
 
+Result<Calibration> Make(const LoadedModel& model, const std::string& text,
+                         const CalibrateFlags& flags, HeadLosses* losses) {
+  if (flags.by_loss) {
+    RecallTextOptions recall;
+    // The facts are repeated behind it.
+    recall.n_context = std::min(flags.n_tokens, model.config().n_ctx_train * 3 / 4);
+    PHASOR_ASSIGN_OR_RETURN(const RecallText made, MakeRecallText(model.tokenizer(), text, recall));
+    return CalibrateByLoss(model, made, flags.options, losses);
+  }
+  const EncodeOptions encode{.add_special = true, .parse_special = false};
+  std::vector<int32_t> tokens = model.tokenizer().Encode(text, encode);
+  const int64_t n = std::min(flags.n_tokens, model.config().n_ctx_train);
+  if (static_cast<int64_t>(tokens.size()) > n) tokens.resize(n);
+  return Calibrate(model, tokens, flags.options);
+}
+
+nlohmann::json ToJson(const std::vector<HeadLoss>& losses) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const HeadLoss& l : losses) list.push_back({{"recall", l.recall}, {"prose", l.prose}});
+  return list;
+}
+
 Status RunCalibrate(CalibrateFlags& flags) {
   PHASOR_ASSIGN_OR_RETURN(std::string text, ReadFile(flags.text_file));
   flags.model.no_calibration = true;
   PHASOR_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(flags.model));
   PHASOR_RETURN_IF_ERROR(ChooseBudgets(flags));
   InterruptFlag::Install();
-  const EncodeOptions encode{.add_special = true, .parse_special = false};
-  std::vector<int32_t> tokens = model->tokenizer().Encode(text, encode);
-  const int64_t n = std::min(flags.n_tokens, model->config().n_ctx_train);
-  if (static_cast<int64_t>(tokens.size()) > n) tokens.resize(n);
   std::unique_ptr<ProgressBar> bar;
   flags.options.cancel = &InterruptFlag::flag();
   flags.options.on_progress = [&](int64_t done, int64_t total) {
     if (bar == nullptr) bar = std::make_unique<ProgressBar>("calibrating", total, "steps");
     bar->Set(done);
   };
-  PHASOR_ASSIGN_OR_RETURN(Calibration calibration, Calibrate(*model, tokens, flags.options));
+  HeadLosses losses;
+  PHASOR_ASSIGN_OR_RETURN(Calibration calibration, Make(*model, text, flags, &losses));
   bar.reset();
   std::string path = flags.output;
   if (path.empty()) path = CalibrationPaths(model->path(), calibration.fingerprint)[0];
@@ -71,11 +93,13 @@ Status RunCalibrate(CalibrateFlags& flags) {
     for (const CalibrationSet& set : calibration.sets) {
       j["sets"].push_back({{"codec", set.codec}, {"bits_per_element", set.bits_per_element}});
     }
+    if (flags.by_loss)
+      j["losses"] = {{"keys", ToJson(losses.keys)}, {"values", ToJson(losses.values)}};
     fmt::print("{}\n", j.dump(2));
   } else {
     for (const CalibrationSet& set : calibration.sets) {
-      fmt::print("{}: {}: {} widths from {} tokens at {:.2f} bits per key element\n", path,
-                 set.codec, set.classes.size(), calibration.n_tokens, set.bits_per_element);
+      fmt::print("{}: {}: {} widths from {} tokens at {:.2f} bits per element\n", path, set.codec,
+                 set.classes.size(), calibration.n_tokens, set.bits_per_element);
     }
   }
   return Status::Ok();
@@ -85,8 +109,9 @@ Status RunCalibrate(CalibrateFlags& flags) {
 
 void AddCalibrateCommand(CLI::App& app, int* exit_code) {
   auto f = std::make_shared<CalibrateFlags>();
-  CLI::App* c = app.add_subcommand(
-      "calibrate", "choose the widths of -ctk frame4, frame3 and polar from a text");
+  CLI::App* c = app.add_subcommand("calibrate",
+                                   "choose the widths of -ctk frame4, frame3 and polar, and of "
+                                   "-ctv q4_head\nand q3_head, from a text");
   c->add_option("model", f->model.model,
                 "GGUF file or Hugging Face folder, default for the default model")
       ->required();
@@ -101,6 +126,10 @@ void AddCalibrateCommand(CLI::App& app, int* exit_code) {
   c->add_option("--bits", f->bits, "bits per key element of the one --codec, metadata included")
       ->check(Number(2.25, 7.25));
   c->add_flag("--per-head", f->per_head, "a budget for each head instead of one over all");
+  c->add_flag(
+      "--by-loss", f->by_loss,
+      "measure what every head's loss does to the model's predictions, of facts to recall and "
+      "of the text,\nand share the bits of keys and values by that: minutes, not seconds");
   c->add_option("-o,--output", f->output, "file to write (default: beside the model)");
   c->add_flag("--json", f->json, "print a JSON object");
   c->callback([f, exit_code] {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 
 #include "base/file.h"
@@ -22,6 +23,17 @@ std::string Shown(const std::string& text) {
   constexpr std::size_t kMost = 60;
   if (text.empty()) return "an empty text";
   return text.size() > kMost ? text.substr(0, kMost) + "..." : text;
+}
+
+// Whether a list of cache types ("a,b*2,c/d") has this one in it.
+bool Names(const std::string& types, const std::string& id) {
+  constexpr const char* kSeparators = ",/*";
+  for (std::size_t at = types.find(id); at != std::string::npos; at = types.find(id, at + 1)) {
+    const std::size_t end = std::min(types.find_first_of(kSeparators, at), types.size());
+    const bool begins = at == 0 || std::strchr(kSeparators, types[at - 1]) != nullptr;
+    if (begins && end - at == id.size()) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -51,8 +63,10 @@ void AddCacheFlags(CLI::App* command, CacheFlags* f) {
       ->envname("LLAMA_ARG_CTX_SIZE")
       ->check(Integer(0));
   command
-      ->add_option("--cache-type-k", f->type_k,
-                   "-ctk: cache type of keys, or a list with one per layer; see phasor methods")
+      ->add_option(
+          "--cache-type-k", f->type_k,
+          "-ctk: cache type of keys, or a list with one per layer (a*2,b: a twice, then b;\n"
+          "c/d: c for a layer's first KV head, d for the others); see phasor methods")
       ->envname("LLAMA_ARG_CACHE_TYPE_K")
       ->capture_default_str();
   command->add_option("--cache-type-v", f->type_v, "-ctv: cache type of values")
@@ -108,8 +122,8 @@ SessionOptions ToSessionOptions(const CacheFlags& f) {
 
 std::string CalibrationNotice(const LoadedModel& model, const std::string& type_k) {
   for (const KvCodecInfo& info : KvCodecs()) {
-    if (!info.uses_calibration) continue;
-    if (("," + type_k + ",").find("," + std::string(info.id) + ",") == std::string::npos) continue;
+    if (!info.uses_calibration || info.for_values) continue;  // those have no widths for keys
+    if (!Names(type_k, info.id)) continue;
     if (model.calibration() != nullptr && model.calibration()->Find(info.id) != nullptr) continue;
     return fmt::format(
         "cache: no calibration for this model and {}, so all of a key gets the same width; "

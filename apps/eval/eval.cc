@@ -107,7 +107,9 @@ void AddFlags(CLI::App* c, EvalFlags* f, bool kld) {
   AddModelFlags(c, &f->model, false);
   AddCacheFlags(c, &f->cache);
   AddRopeFlags(c, &f->rope);
-  c->add_option("--types", f->types, "several cache types in one run: K:V,K:V,...");
+  c->add_option("--types", f->types,
+                "several cache types in one run: K:V,K:V,...,\nor K:V;K:V;... where K and V may be "
+                "lists as in -ctk");
   c->add_option("--max-tokens", f->max_tokens, "only the first tokens of the text (0: all)")
       ->check(Integer(0));
   if (kld) {

@@ -205,8 +205,9 @@ std::vector<std::string> ScoreCells(const Json& run, const Json& row, bool with_
 
 Result<std::vector<CacheTypes>> ParseCacheTypes(const std::string& text) {
   std::vector<CacheTypes> list;
+  const char separator = text.find(';') != std::string::npos ? ';' : ',';
   for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::size_t end = std::min(text.find(separator, begin), text.size());
     const std::string item = text.substr(begin, end - begin);
     const std::size_t colon = item.find(':');
     if (colon == std::string::npos || colon == 0 || colon + 1 == item.size()) {

@@ -21,7 +21,8 @@ struct CacheTypes {
   std::string k, v;  // cache codec ids
 };
 
-// "k:v,k:v,..." as in "polar:q4_head,q4_0:q4_0".
+// "k:v,k:v,..." as in "polar:q4_head,q4_0:q4_0". With ";" in it, that separates, so that k and v
+// may be lists ("frame4,f16:q4_head;q4_0:q4_0").
 Result<std::vector<CacheTypes>> ParseCacheTypes(const std::string& text);
 
 struct CacheEvalOptions {

@@ -36,9 +36,7 @@ int64_t SharedTokens(std::span<const int32_t> question, std::span<const int32_t>
 
 class Reader {
  public:
-  Reader(Session& session, const std::atomic<bool>* cancel,
-         const std::function<void(int64_t)>& on_tokens)
-      : session_(session), cancel_(cancel), on_tokens_(on_tokens) {}
+  Reader(Session& session, const AskOptions& options) : session_(session), options_(options) {}
 
   Status Read(const Haystack& haystack, const HaystackStop& stop) {
     const int64_t begin = session_.n_tokens();
@@ -62,25 +60,34 @@ class Reader {
     append.score_codes = true;
     append.on_logits = [&](int64_t i, std::span<const float> logits) {
       const int64_t place = i - (n_question - 1);
-      if (place >= 0) AddToken(logits, c.answer[static_cast<std::size_t>(place)], result);
+      if (place < 0) return;
+      AddToken(logits, c.answer[static_cast<std::size_t>(place)], result);
+      if (options_.keep != nullptr) {
+        options_.keep->insert(options_.keep->end(), logits.begin(), logits.end());
+      }
+      if (options_.base == nullptr) return;
+      PHASOR_CHECK(n_compared_ + logits.size() <= options_.base->size());
+      result->kl += KlDivergence(options_.base->data() + n_compared_, logits.data(),
+                                 static_cast<int64_t>(logits.size()));
+      n_compared_ += logits.size();
     };
     return Append(tokens, std::move(append));
   }
 
  private:
   Status Append(std::span<const int32_t> tokens, AppendOptions append) {
-    append.cancel = cancel_;
+    append.cancel = options_.cancel;
     int64_t reported = 0;
     append.on_progress = [&](int64_t done, int64_t) {
-      if (on_tokens_) on_tokens_(done - reported);
+      if (options_.on_tokens) options_.on_tokens(done - reported);
       reported = done;
     };
     return session_.Append(tokens, append);
   }
 
   Session& session_;
-  const std::atomic<bool>* cancel_;
-  const std::function<void(int64_t)>& on_tokens_;
+  const AskOptions& options_;
+  std::size_t n_compared_ = 0;  // numbers of options_.base
 };
 
 // Tokens that one type reads.
@@ -119,7 +126,7 @@ Json Summarize(const std::vector<RetrievalResult>& results,
                const std::vector<RetrievalResult>& base) {
   std::vector<int> exact, base_exact, tokens, base_tokens;
   int64_t n_tokens = 0, both = 0;
-  double logprob = 0, base_logprob = 0, square = 0;
+  double logprob = 0, base_logprob = 0, square = 0, kl = 0, kl_square = 0;
   for (std::size_t i = 0; i < results.size(); ++i) {
     exact.push_back(results[i].exact() ? 1 : 0);
     base_exact.push_back(base[i].exact() ? 1 : 0);
@@ -130,16 +137,23 @@ Json Summarize(const std::vector<RetrievalResult>& results,
     logprob += results[i].logprob;
     base_logprob += base[i].logprob;
     square += (results[i].logprob - base[i].logprob) * (results[i].logprob - base[i].logprob);
+    kl += results[i].kl;
+    kl_square += results[i].kl * results[i].kl;
   }
   const auto n = static_cast<double>(results.size());
-  const double mean = (logprob - base_logprob) / n;
-  const double variance = n > 1 ? std::max(0.0, (square - n * mean * mean) / (n - 1)) : 0.0;
+  // Standard error of the mean of n numbers.
+  auto error = [n](double sum, double squares) {
+    return n > 1 ? std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1)) / n) : 0.0;
+  };
+  const double per_token = n / static_cast<double>(n_tokens);
   Json j = {{"cases", results.size()},
             {"tokens", n_tokens},
             {"both_exact", both},
             {"logprob", logprob / n},
             {"f16_logprob", base_logprob / n},
-            {"logprob_error", std::sqrt(variance / n)}};
+            {"logprob_error", error(logprob - base_logprob, square)},
+            {"kl", kl / n * per_token},
+            {"kl_error", error(kl, kl_square) * per_token}};
   AddRatio("exact", exact, base_exact, &j);
   AddRatio("token", tokens, base_tokens, &j);
   return j;
@@ -190,15 +204,18 @@ class TaskRun {
 
   const std::vector<Haystack>& haystacks() const { return haystacks_; }
 
-  // The first stop of a haystack clears the sessions. `on_tokens` as AskAtStop's.
+  // The first stop of a haystack clears the sessions. `on_tokens` gets what was read.
   Status Ask(std::size_t haystack, std::size_t stop, std::span<const TypeSession> sessions,
              const std::atomic<bool>* cancel, const std::function<void(int64_t)>& on_tokens) {
     const Haystack& h = haystacks_[haystack];
     const int64_t depth = h.stops[stop].depth;
+    AnswerLogits of_f16;
     for (std::size_t i = 0; i < runs_.size(); ++i) {
       Session& session = *sessions[i].session;
-      PHASOR_RETURN_IF_ERROR(
-          AskAtStop(session, h, stop, cancel, on_tokens, &runs_[i].results[depth]));
+      AskOptions ask{.cancel = cancel, .on_tokens = on_tokens};
+      if (i == 0) ask.keep = &of_f16;
+      if (i > 0) ask.base = &of_f16;
+      PHASOR_RETURN_IF_ERROR(AskAtStop(session, h, stop, ask, &runs_[i].results[depth]));
       runs_[i].page_bits = session.cache_stats().page_bits_per_element;
     }
     ++n_texts_[depth];
@@ -242,7 +259,7 @@ class TaskRun {
     if (depth.is_null()) return j;
     for (const RetrievalResult& r : results) {
       j["answers"].push_back(
-          {{"distance", r.distance}, {"right", r.n_right}, {"logprob", r.logprob}});
+          {{"distance", r.distance}, {"right", r.n_right}, {"logprob", r.logprob}, {"kl", r.kl}});
     }
     return j;
   }
@@ -257,12 +274,10 @@ class TaskRun {
 }  // namespace
 
 Status AskAtStop(Session& session, const Haystack& haystack, std::size_t stop,
-                 const std::atomic<bool>* cancel,
-                 const std::function<void(int64_t n_tokens)>& on_tokens,
-                 std::vector<RetrievalResult>* results) {
+                 const AskOptions& options, std::vector<RetrievalResult>* results) {
   const HaystackStop& s = haystack.stops[stop];
   if (stop == 0) session.Clear();
-  Reader reader(session, cancel, on_tokens);
+  Reader reader(session, options);
   PHASOR_RETURN_IF_ERROR(reader.Read(haystack, s));
   for (const RetrievalCase& c : s.cases) {
     RetrievalResult result;
@@ -343,6 +358,8 @@ std::string RenderRetrievalTable(const Json& results, const std::string& format)
                {"95 %", Align::kLeft},
                {"log prob", Align::kRight},
                {"- f16", Align::kRight},
+               {"error", Align::kRight},
+               {"KL", Align::kRight},
                {"error", Align::kRight}});
   for (const Json& r : results) {
     auto share = [&](const char* right, const char* of) {
@@ -362,7 +379,9 @@ std::string RenderRetrievalTable(const Json& results, const std::string& format)
                   share("token_right", "tokens"), ratio("token_ratio"),
                   interval("token_ratio_low", "token_ratio_high"), fmt::format("{:.3f}", logprob),
                   fmt::format("{:+.3f}", logprob - f16_logprob),
-                  fmt::format("{:.3f}", r["logprob_error"].get<double>())});
+                  fmt::format("{:.3f}", r["logprob_error"].get<double>()),
+                  fmt::format("{:.5f}", r["kl"].get<double>()),
+                  fmt::format("{:.5f}", r["kl_error"].get<double>())});
   }
   return table.Render(*ParseTableFormat(format));
 }

@@ -35,17 +35,27 @@ struct RetrievalResult {
   int n_tokens = 0;      // of the answer
   int n_right = 0;       // of them, the likeliest where they stand, behind the right ones before
   double logprob = 0;    // of the whole answer, in nats
+  double kl = 0;         // summed over its tokens, to the logits of f16; in nats
   // The answer that greedy decoding writes.
   bool exact() const { return n_right == n_tokens; }
 };
 
+// The logits of all answers at one stop, [n_cases, tokens of the answer, n_vocab]: what others are
+// compared with.
+using AnswerLogits = std::vector<float>;
+
+struct AskOptions {
+  const std::atomic<bool>* cancel = nullptr;
+  std::function<void(int64_t n_tokens)> on_tokens = {};
+  AnswerLogits* keep = nullptr;        // gets the logits of this session
+  const AnswerLogits* base = nullptr;  // null: RetrievalResult::kl stays 0
+};
+
 // Reads a haystack on from the stop before to this one and asks its questions: appends one result
-// per case. The session is left at the stop; for the first stop it is cleared before. on_tokens may
-// be empty. kOutOfRange: a context shorter than haystack and questions.
+// per case. The session is left at the stop; for the first stop it is cleared before. kOutOfRange:
+// a context shorter than haystack and questions.
 Status AskAtStop(Session& session, const Haystack& haystack, std::size_t stop,
-                 const std::atomic<bool>* cancel,
-                 const std::function<void(int64_t n_tokens)>& on_tokens,
-                 std::vector<RetrievalResult>* results);
+                 const AskOptions& options, std::vector<RetrievalResult>* results);
 
 struct Interval {
   double low = 0, high = 0;
@@ -61,10 +71,11 @@ Interval BootstrapRatio(std::span<const int> counts, std::span<const int> of_f16
 // One object per task, depth (null: all depths together, if there are several) and cache type, f16
 // first: texts (haystacks), cases, tokens (of their answers), logprob (mean of the answers', in
 // nats), exact_right and token_right (counts of cases and tokens), the same three of f16 with
-// the prefix f16_, logprob_error (standard error of the mean difference of logprob to f16's), and
-// both_exact (cases that f16 and the type answer). exact_ratio and token_ratio
+// the prefix f16_, logprob_error (standard error of the mean difference of logprob to f16's), kl
+// (mean KL divergence from f16 of a token of an answer) with kl_error (its standard error over
+// cases), and both_exact (cases that f16 and the type answer). exact_ratio and token_ratio
 // are counts over those of f16, with _low and _high their 95 % intervals; null when f16 has none.
-// answers (not where depth is null): distance, right (tokens) and logprob, case by case.
+// answers (not where depth is null): distance, right (tokens), logprob and kl, case by case.
 Result<Json> EvaluateRetrieval(const LoadedModel& model, const std::string& text,
                                const RetrievalOptions& options);
 // format: plain, md or csv.

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "eval/retrieval_testing.h"
+#include "ops/vector_ops.h"
 
 namespace phasor::eval {
 namespace {
@@ -25,7 +26,7 @@ RetrievalResult AskAlone(const LoadedModel& model, const SessionOptions& options
   EXPECT_TRUE(session.ok()) << session.status().message();
   std::vector<RetrievalResult> results;
   for (std::size_t i = 0; i <= stop; ++i) {
-    const Status status = AskAtStop(**session, alone, i, nullptr, {}, &results);
+    const Status status = AskAtStop(**session, alone, i, {}, &results);
     EXPECT_TRUE(status.ok()) << status.message();
   }
   return results.at(0);
@@ -48,8 +49,8 @@ TEST(Retrieval, EveryQuestionGetsTheAnswerThatItGetsAlone) {
     int64_t n_read = 0;
     std::vector<RetrievalResult> results;
     for (std::size_t stop = 0; stop < 2; ++stop) {
-      const Status status = AskAtStop(
-          **session, haystacks->at(0), stop, nullptr, [&](int64_t n) { n_read += n; }, &results);
+      const Status status = AskAtStop(**session, haystacks->at(0), stop,
+                                      {.on_tokens = [&](int64_t n) { n_read += n; }}, &results);
       ASSERT_TRUE(status.ok()) << status.message();
       EXPECT_EQ((*session)->n_tokens(), haystacks->at(0).stops[stop].n_tokens);
     }
@@ -69,6 +70,42 @@ TEST(Retrieval, EveryQuestionGetsTheAnswerThatItGetsAlone) {
     }
     EXPECT_LT(n_read, n_all);  // the words before the key are read once per stop
   }
+}
+
+TEST(Retrieval, KlIsThatOfTheLogitsKeptFromF16) {
+  const auto model = GoldenModel();
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  const HaystackOptions making{.depths = {600}, .n_cases = 2, .n_asked = 2};
+  const auto haystacks = MakeHaystacks(**model, PretendedBook(), "kv", making);
+  ASSERT_TRUE(haystacks.ok()) << haystacks.status().message();
+  auto ask = [&](const char* type, const AskOptions& ask_options) {
+    SessionOptions options;
+    options.n_ctx = 600;
+    options.type_k = type;
+    options.type_v = "f16";
+    auto session = Session::Create(**model, options);
+    EXPECT_TRUE(session.ok()) << session.status().message();
+    std::vector<RetrievalResult> results;
+    const Status status = AskAtStop(**session, haystacks->at(0), 0, ask_options, &results);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return results;
+  };
+  AnswerLogits f16, q4;
+  EXPECT_EQ(ask("f16", {.keep = &f16}).at(0).kl, 0);
+  const auto compared = ask("q4_0", {.keep = &q4, .base = &f16});
+  ASSERT_EQ(f16.size(), q4.size());
+  const auto vocab = static_cast<std::size_t>((*model)->config().n_vocab);
+  std::size_t at = 0;
+  for (const RetrievalResult& r : compared) {
+    double kl = 0;
+    for (int i = 0; i < r.n_tokens; ++i, at += vocab) {
+      kl += KlDivergence(f16.data() + at, q4.data() + at, static_cast<int64_t>(vocab));
+    }
+    EXPECT_EQ(r.kl, kl);
+    EXPECT_GT(r.kl, 0);
+  }
+  EXPECT_EQ(at, f16.size());
+  for (const RetrievalResult& r : ask("f16", {.base = &f16})) EXPECT_EQ(r.kl, 0);
 }
 
 // n cases of each kind: right in both, by the type alone, by f16 alone, in neither.
@@ -113,7 +150,7 @@ TEST(Retrieval, AnAnswerCountsAsGreedyDecodingWouldWriteIt) {
   }
   auto ask = [&] {
     std::vector<RetrievalResult> results;
-    const Status status = AskAtStop(**session, haystack, 0, nullptr, {}, &results);
+    const Status status = AskAtStop(**session, haystack, 0, {}, &results);
     EXPECT_TRUE(status.ok()) << status.message();
     return results.at(0);
   };

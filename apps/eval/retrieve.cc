@@ -104,7 +104,9 @@ void AddRetrieveCommand(CLI::App& eval, int* exit_code) {
   c->add_option("text,-f,--file", f->text_file, "text file that needles are hidden in")->required();
   AddModelFlags(c, &f->model, false);
   AddCacheFlags(c, &f->cache);
-  c->add_option("--types", f->types, "several cache types in one run: K:V,K:V,...");
+  c->add_option("--types", f->types,
+                "several cache types in one run: K:V,K:V,...,\nor K:V;K:V;... where K and V may be "
+                "lists as in -ctk");
   c->add_option("--task", f->tasks,
                 "needle: sentences hidden in the text; kv: a list of keys and values")
       ->delimiter(',')

@@ -1,6 +1,8 @@
 // Making a calibration: reads a text with an f16 cache, looks at what the queries ask of every
 // channel, and gives the channels or pairs of each KV head their widths
-// (kvcodec/frame_allocation.h, kvcodec/width_allocation.h).
+// (kvcodec/frame_allocation.h, kvcodec/width_allocation.h). By default an error of a score counts
+// the same in every head; CalibrateByLoss measures what it does to the model's predictions, head by
+// head (sensitivity.h), and shares the bits of keys and values by that.
 #pragma once
 
 #include <atomic>
@@ -10,6 +12,8 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/recall_text.h"
+#include "engine/sensitivity.h"
 #include "model/calibration.h"
 
 namespace phasor {
@@ -34,5 +38,18 @@ struct CalibrateOptions {
 // tokens: at least 256; 1,024 or more of ordinary text give a stable choice.
 Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t> tokens,
                               const CalibrateOptions& options);
+
+// What every KV head's loss costs, at about 3 bits: keys in the widths that equal importance gives
+// them, values in 3 bits. [n_layers * n_kv_heads]
+struct HeadLosses {
+  std::vector<HeadLoss> keys, values;
+};
+
+// Widths for keys and values of frame4 with q4_head and of frame3 with q3_head, as many bits
+// together as the budgets of Calibrate, and for the keys of polar. Budgets and `joint` of the
+// options are not used. Reads the rest of the text once for each side of every head. losses (may be
+// null): gets what was measured.
+Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& text,
+                                    const CalibrateOptions& options, HeadLosses* losses);
 
 }  // namespace phasor

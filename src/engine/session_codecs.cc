@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <charconv>
+
 #include "model/calibration.h"
 #include "registry/kv_codec_table.h"
 #include "registry/position_table.h"
@@ -19,6 +22,16 @@ KvCodecParams HeadParams(const ModelConfig& config, KvRole role, int layer, int 
   p.layer = layer;
   p.kv_head = head;
   return p;
+}
+
+std::vector<std::string> Split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(separator, begin), text.size());
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
 }
 
 }  // namespace
@@ -49,24 +62,45 @@ Result<PhaseTable> MakeSessionPhases(const ModelConfig& config, const SessionOpt
   return MakePhaseTable(rope);
 }
 
-Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
-                                            int n_layers) {
-  std::vector<std::string> list;
-  for (std::size_t begin = 0; begin <= types.size();) {
-    const std::size_t end = std::min(types.find(',', begin), types.size());
-    list.push_back(types.substr(begin, end - begin));
-    if (list.back().empty()) {
+Result<std::vector<std::string>> HeadTypes(const std::string& flag, const std::string& types,
+                                           int n_layers, int n_kv_heads) {
+  std::vector<std::string> all;
+  int n_listed = 0;
+  for (std::string layer : Split(types, ',')) {
+    int64_t n_times = 1;
+    if (const std::size_t star = layer.find('*'); star != std::string::npos) {
+      const char* end = layer.data() + layer.size();
+      const auto [stop, error] = std::from_chars(layer.data() + star + 1, end, n_times);
+      if (error != std::errc() || stop != end || n_times < 1 || n_times > n_layers) {
+        return InvalidArgument(fmt::format("{}: expected a number of layers from 1 to {} in \"{}\"",
+                                           flag, n_layers, layer));
+      }
+      layer.resize(star);
+    }
+    std::vector<std::string> heads = Split(layer, '/');
+    if (std::find(heads.begin(), heads.end(), "") != heads.end()) {
       return InvalidArgument(flag + ": expected a cache type or a comma-separated list, found \"" +
                              types + "\"");
     }
-    begin = end + 1;
+    if (static_cast<int>(heads.size()) > n_kv_heads) {
+      return InvalidArgument(
+          fmt::format("{}: expected at most {} types (one per KV head), found \"{}\"", flag,
+                      n_kv_heads, layer));
+    }
+    heads.resize(n_kv_heads, heads.back());
+    n_listed += static_cast<int>(n_times);
+    for (; n_times > 0 && n_listed <= n_layers; --n_times) {
+      all.insert(all.end(), heads.begin(), heads.end());
+    }
   }
-  if (static_cast<int>(list.size()) > n_layers) {
+  if (n_listed > n_layers) {
     return InvalidArgument(fmt::format("{}: expected at most {} types (one per layer), found {}",
-                                       flag, n_layers, list.size()));
+                                       flag, n_layers, n_listed));
   }
-  while (static_cast<int>(list.size()) < n_layers) list.push_back(list.back());
-  return list;
+  while (static_cast<int>(all.size()) < n_layers * n_kv_heads) {
+    all.push_back(all[all.size() - n_kv_heads]);
+  }
+  return all;
 }
 
 Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
@@ -80,24 +114,29 @@ Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
     return InvalidArgument(
         fmt::format("recent: expected 0 to {} tokens, found {}", 1 << 20, options.n_recent));
   }
-  PHASOR_ASSIGN_OR_RETURN(auto types_k,
-                          LayerTypes("cache-type-k", options.type_k, config.n_layers));
-  PHASOR_ASSIGN_OR_RETURN(auto types_v,
-                          LayerTypes("cache-type-v", options.type_v, config.n_layers));
+  PHASOR_ASSIGN_OR_RETURN(
+      auto types_k, HeadTypes("cache-type-k", options.type_k, config.n_layers, config.n_kv_heads));
+  PHASOR_ASSIGN_OR_RETURN(
+      auto types_v, HeadTypes("cache-type-v", options.type_v, config.n_layers, config.n_kv_heads));
   PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakeSessionPhases(config, options));
   const std::vector<float> omega_P = RadiansPerToken(phases);
   std::vector<KvHeadCodecs> codecs;
   for (int layer = 0; layer < config.n_layers; ++layer) {
     for (int head = 0; head < config.n_kv_heads; ++head) {
+      const std::size_t index = static_cast<std::size_t>(layer) * config.n_kv_heads + head;
+      const std::string &type_k = types_k[index], &type_v = types_v[index];
       KvHeadCodecs c;
       KvCodecParams k = HeadParams(config, KvRole::kKey, layer, head);
       KvCodecParams v = HeadParams(config, KvRole::kValue, layer, head);
       k.omega_P = omega_P;
-      if (calibration != nullptr) k.classes = calibration->Classes(types_k[layer], layer, head);
-      PHASOR_ASSIGN_OR_RETURN(c.key, MakeKvCodec(types_k[layer], k));
-      PHASOR_ASSIGN_OR_RETURN(c.value, MakeKvCodec(types_v[layer], v));
-      PHASOR_ASSIGN_OR_RETURN(c.key_rows, MakeRowKvCodec(WindowType(types_k[layer]), k));
-      PHASOR_ASSIGN_OR_RETURN(c.value_rows, MakeRowKvCodec(WindowType(types_v[layer]), v));
+      if (calibration != nullptr) {
+        k.classes = calibration->Classes(type_k, layer, head);
+        v.classes = calibration->Classes(type_v, layer, head);
+      }
+      PHASOR_ASSIGN_OR_RETURN(c.key, MakeKvCodec(type_k, k));
+      PHASOR_ASSIGN_OR_RETURN(c.value, MakeKvCodec(type_v, v));
+      PHASOR_ASSIGN_OR_RETURN(c.key_rows, MakeRowKvCodec(WindowType(type_k), k));
+      PHASOR_ASSIGN_OR_RETURN(c.value_rows, MakeRowKvCodec(WindowType(type_v), v));
       codecs.push_back(std::move(c));
     }
   }

@@ -9,10 +9,12 @@
 
 namespace phasor {
 
-// "a,b,c" gives a for layer 0, b for layer 1, c for all that follow. kInvalidArgument for unknown
-// ids, empty entries, or more entries than layers.
-Result<std::vector<std::string>> LayerTypes(const std::string& flag, const std::string& types,
-                                            int n_layers);
+// "a,b*2,c" gives a for layer 0, b for the next two, c for all that follow; an entry "x/y" gives x
+// to the layer's first KV head and y to all others. Result: the type of every KV head [n_layers,
+// n_kv_heads]. kInvalidArgument for empty entries, a count that is none, or more entries than there
+// are layers or heads.
+Result<std::vector<std::string>> HeadTypes(const std::string& flag, const std::string& types,
+                                           int n_layers, int n_kv_heads);
 
 // The row codec that holds the first and newest tokens beside a codec: "f16" or "bf16" or "f32".
 const char* WindowType(const std::string& type);

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "base/check.h"
 #include "cache/kv_cache.h"
@@ -28,14 +31,37 @@ uint64_t Shortened(const Hash128& hash) {
   return std::max<uint64_t>(value, 1);
 }
 
-uint64_t CalibrationHash(const Calibration* calibration, const std::string& type, int layer,
-                         int n_kv_heads) {
-  if (calibration == nullptr || calibration->Find(type) == nullptr) return 0;
+// Of the widths of one layer's heads, whose types these are; 0: none.
+uint64_t CalibrationHash(const Calibration* calibration, std::span<const std::string> types_k,
+                         std::span<const std::string> types_v, int layer) {
+  if (calibration == nullptr) return 0;
   Hasher128 hasher;
-  for (int head = 0; head < n_kv_heads; ++head) {
-    hasher.AddBytes(std::as_bytes(calibration->Classes(type, layer, head)));
+  bool any = false;
+  for (const auto& types : {types_k, types_v}) {
+    for (std::size_t head = 0; head < types.size(); ++head) {
+      if (calibration->Find(types[head]) == nullptr) continue;
+      any = true;
+      hasher.AddBytes(
+          std::as_bytes(calibration->Classes(types[head], layer, static_cast<int>(head))));
+    }
   }
-  return Shortened(hasher.Finish());
+  return any ? Shortened(hasher.Finish()) : 0;
+}
+
+// "a", or "a/b/c" where the heads of a layer differ.
+std::string Joined(std::span<const std::string> types) {
+  std::string all = types[0];
+  if (std::all_of(types.begin(), types.end(), [&](const auto& t) { return t == types[0]; })) {
+    return all;
+  }
+  for (const std::string& type : types.subspan(1)) all += "/" + type;
+  return all;
+}
+
+std::string RowsOf(std::span<const std::string> types) {
+  std::vector<std::string> rows;
+  for (const std::string& type : types) rows.emplace_back(WindowType(type));
+  return Joined(rows);
 }
 
 // What codecs were made for (the schedule of the store's first session) and what keys are turned
@@ -96,15 +122,19 @@ SpanFingerprint SessionFingerprint(const Session& session) {
       fmt::format("{}, base {:g}, factor {:g}", rope.method, rope.theta_base, rope.factor);
   f.rope_hash = ScheduleHash(session);
   // Checked when the session was made.
-  const auto types_k = LayerTypes("cache-type-k", options.type_k, config.n_layers).value();
-  const auto types_v = LayerTypes("cache-type-v", options.type_v, config.n_layers).value();
+  const auto n = static_cast<std::size_t>(config.n_kv_heads);
+  const auto types_k =
+      HeadTypes("cache-type-k", options.type_k, config.n_layers, config.n_kv_heads).value();
+  const auto types_v =
+      HeadTypes("cache-type-v", options.type_v, config.n_layers, config.n_kv_heads).value();
   for (int layer = 0; layer < config.n_layers; ++layer) {
-    f.layers[layer] = {.key_codec = types_k[layer],
-                       .value_codec = types_v[layer],
-                       .key_rows = WindowType(types_k[layer]),
-                       .value_rows = WindowType(types_v[layer]),
-                       .calibration_hash = CalibrationHash(model.calibration(), types_k[layer],
-                                                           layer, config.n_kv_heads)};
+    const auto k = std::span(types_k).subspan(layer * n, n);
+    const auto v = std::span(types_v).subspan(layer * n, n);
+    f.layers[layer] = {.key_codec = Joined(k),
+                       .value_codec = Joined(v),
+                       .key_rows = RowsOf(k),
+                       .value_rows = RowsOf(v),
+                       .calibration_hash = CalibrationHash(model.calibration(), k, v, layer)};
   }
   return f;
 }

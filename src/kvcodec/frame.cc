@@ -13,7 +13,9 @@
 //   query to 8 bits per page, or to 12 where 8 would add more than a sixth of the error that the
 //   codes have already: one strong channel takes the whole scale when widths are not calibrated.
 // Cost: widths + 0.25 bits per element.
-// Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits.
+// Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits. A head
+// that
+//   the calibration gives 16 bits holds rows of f16.
 #include "kvcodec/frame.h"
 
 #include <algorithm>
@@ -183,6 +185,10 @@ Result<std::unique_ptr<KvCodec>> MakeFrame(const char* id, const KvCodecParams& 
                              " channels, found " + std::to_string(params.classes.size()));
     }
     width_D.assign(params.classes.begin(), params.classes.end());
+    if (std::all_of(width_D.begin(), width_D.end(),
+                    [](uint8_t w) { return w == kFrameF16Width; })) {
+      return kF16KvCodec.make("f16", params);
+    }
     for (std::size_t d = 0; d < width_D.size(); ++d) {
       if (width_D[d] > kMaxFrameBits) {
         return InvalidArgument(name + ": expected widths up to " + std::to_string(kMaxFrameBits) +

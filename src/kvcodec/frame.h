@@ -31,6 +31,9 @@ inline constexpr int kFrameTile = 16;                         // tokens that sha
 inline constexpr int kFrameTiles = kPageTokens / kFrameTile;  // per page
 inline constexpr int kMaxFrameBits = 7;                       // widths 0 .. 7
 inline constexpr int kMaxFrameHeadDim = 1024;
+// All channels of this "width": the head's keys are rows of f16, for heads that 7 bits are not
+// enough for.
+inline constexpr uint8_t kFrameF16Width = 16;
 // Bits per element of scales and lows.
 inline constexpr double kFrameGridBits = 32.0 / kPageTokens;
 

@@ -241,6 +241,115 @@ TEST(FrameAllocation, HeadsShareOneBudgetAndWidthsComeInFours) {
   }
 }
 
+// What widths of keys and values cost together, and how many bits they take (in quads).
+struct Shared {
+  double cost = 0;
+  int64_t units = 0;
+};
+Shared Sum(std::span<const ChannelHead> keys, std::span<const ValueHead> values,
+           const KeyAndValueWidths& widths) {
+  Shared sum;
+  for (size_t h = 0; h < keys.size(); ++h) {
+    const std::vector<uint8_t>& width_D = widths.key_HD[h];
+    if (width_D[0] != kFrameF16Width) {
+      sum.cost += keys[h].importance * ScoreError(keys[h], width_D);
+    }
+    const auto at = std::find(std::begin(kValueWidths), std::end(kValueWidths), widths.value_H[h]);
+    EXPECT_NE(at, std::end(kValueWidths));
+    sum.cost += values[h].cost[at - std::begin(kValueWidths)];
+    sum.units += QuadBits(width_D) + widths.value_H[h] * static_cast<int>((width_D.size() + 3) / 4);
+  }
+  return sum;
+}
+
+TEST(FrameAllocation, KeysAndValuesShareOneBudgetByWhatTheyCost) {
+  Rng rng(9);
+  constexpr int kHeads = 12, D = 16, kQuads = D / 4;
+  for (int trial = 0; trial < 10; ++trial) {
+    std::vector<ChannelErrorTable> errors;
+    std::vector<std::vector<double>> weights;
+    std::vector<ChannelHead> keys;
+    std::vector<ValueHead> values;
+    for (int h = 0; h < kHeads; ++h) {
+      errors.push_back(RandomErrors(D, &rng));
+      weights.push_back(RandomWeights(D, &rng));
+    }
+    for (int h = 0; h < kHeads; ++h) {
+      keys.push_back({&errors[h], weights[h], std::exp(3 * rng.Normal())});
+      const double cost = 10 * std::exp(3 * rng.Normal());
+      values.push_back({{cost, 0.25 * cost, 0.001 * cost}});
+    }
+    double before = kInf;
+    for (const double bits : {1.5, 2.0, 3.0, 3.95, 5.0, 7.0}) {
+      const auto widths = AllocateKeysAndValues(keys, values, bits);
+      ASSERT_TRUE(widths.ok()) << widths.status().message();
+      const Shared sum = Sum(keys, values, *widths);
+      const double budget = 2 * bits * kHeads * kQuads;
+      EXPECT_LE(static_cast<double>(sum.units), budget + 1e-6);
+      EXPECT_LE(sum.cost, before);
+      before = sum.cost;
+      if (bits < 3.5 || bits > 5.5) continue;  // more than 7 bits for keys
+      // Better than values of 4 bits and the rest for keys: they are one of the choices, but for
+      // the last step, which may not fit.
+      const auto apart = AllocateChannelWidths(keys, 2 * bits - 4 + kFrameGridBits);
+      ASSERT_TRUE(apart.ok());
+      const Shared four = Sum(keys, values, {*apart, std::vector<uint8_t>(kHeads, 4)});
+      EXPECT_LT(sum.cost, four.cost);
+    }
+  }
+}
+
+TEST(FrameAllocation, ValuesNobodyNeedsGetTheNarrowestWidth) {
+  Rng rng(10);
+  const ChannelErrorTable errors = RandomErrors(16, &rng);
+  const std::vector<double> weights = RandomWeights(16, &rng);
+  const std::vector<ChannelHead> keys(3, ChannelHead{&errors, weights, 1e-6});
+  const std::vector<ValueHead> values = {{{0, 0, 0}}, {{4, 1, 0.01}}, {{1e3, 250, 1}}};
+  const auto widths = AllocateKeysAndValues(keys, values, 3.0);
+  ASSERT_TRUE(widths.ok());
+  EXPECT_EQ(widths->value_H[0], 3);
+  EXPECT_EQ(widths->value_H[2], 8);
+  EXPECT_FALSE(AllocateKeysAndValues(keys, values, 1.4).ok());  // not even 3 bits for values
+  EXPECT_FALSE(AllocateKeysAndValues(keys, std::span(values).first(2), 4).ok());
+  EXPECT_FALSE(AllocateKeysAndValues({}, {}, 4).ok());
+  const std::vector<ValueHead> bad = {{{0, 0, 0}}, {{-1, 0, 0}}, {{1, 0, 0}}};
+  EXPECT_FALSE(AllocateKeysAndValues(keys, bad, 4).ok());
+}
+
+TEST(FrameAllocation, AHeadThatSevenBitsAreNotEnoughForGetsF16) {
+  Rng rng(12);
+  constexpr int kHeads = 40, D = 16;
+  std::vector<ChannelErrorTable> errors;
+  std::vector<std::vector<double>> weights;
+  for (int h = 0; h < kHeads; ++h) {
+    errors.push_back(RandomErrors(D, &rng));
+    weights.push_back(RandomWeights(D, &rng));
+  }
+  std::vector<ChannelHead> keys;
+  for (int h = 0; h < kHeads; ++h) keys.push_back({&errors[h], weights[h], h == 7 ? 1e7 : 1.0});
+  const std::vector<ValueHead> values(kHeads, ValueHead{{1, 0.25, 0.001}});
+  const auto widths = AllocateKeysAndValues(keys, values, 3.95);
+  ASSERT_TRUE(widths.ok());
+  EXPECT_LE(Sum(keys, values, *widths).units, std::floor(2 * 3.95 * kHeads * D / 4 + 1e-6));
+  for (int h = 0; h < kHeads; ++h) {
+    const bool is_f16 = widths->key_HD[h][0] == kFrameF16Width;
+    EXPECT_EQ(is_f16, h == 7) << h;
+    for (const uint8_t w : widths->key_HD[h]) EXPECT_EQ(w == kFrameF16Width, is_f16);
+  }
+}
+
+TEST(FrameAllocation, ImportanceCountsLikeWeight) {
+  Rng rng(11);
+  const ChannelErrorTable a = RandomErrors(32, &rng), b = RandomErrors(32, &rng);
+  const std::vector<double> weights = RandomWeights(32, &rng);
+  std::vector<double> heavier = weights;
+  for (double& w : heavier) w *= 64;
+  const std::vector<ChannelHead> by_weight = {{&a, heavier}, {&b, weights}};
+  const std::vector<ChannelHead> by_importance = {{&a, weights, 64}, {&b, weights}};
+  EXPECT_EQ(AllocateChannelWidths(by_weight, 4.25).value(),
+            AllocateChannelWidths(by_importance, 4.25).value());
+}
+
 TEST(FrameAllocation, ChannelsNobodyLooksAtGetNothing) {
   Rng rng(5);
   const ChannelErrorTable errors = RandomErrors(16, &rng);

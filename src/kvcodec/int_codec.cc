@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
 
 #include "base/check.h"
 #include "kvcodec/hadamard.h"
@@ -204,6 +205,26 @@ Result<std::unique_ptr<KvCodec>> MakeIntCodec(const char* id, const IntFormat& f
                                               const KvCodecParams& params) {
   PHASOR_RETURN_IF_ERROR(CheckHeadDim(id, params.head_dim));
   return std::unique_ptr<KvCodec>(std::make_unique<IntCodec>(format, params));
+}
+
+Result<std::unique_ptr<KvCodec>> MakeHeadRowCodec(const char* id, int bits,
+                                                  const KvCodecParams& params) {
+  static constexpr IntFormat kFormats[] = {
+      {.levels = &kLevelsSearched3, .block = 0, .hadamard = true, .quantize = QuantizeSearched3},
+      {.levels = &kLevelsSearched4, .block = 0, .hadamard = true, .quantize = QuantizeSearched4},
+      {.levels = &kLevels8, .block = 0, .hadamard = true, .quantize = QuantizeQ8_0}};
+  if (params.role == KvRole::kValue && !params.classes.empty()) {
+    if (params.classes.size() != 1) {
+      return InvalidArgument(std::string(id) + ": expected one width for a head of values, found " +
+                             std::to_string(params.classes.size()));
+    }
+    bits = params.classes[0];
+  }
+  for (const IntFormat& format : kFormats) {
+    if (format.levels->bits == bits) return MakeIntCodec(id, format, params);
+  }
+  return InvalidArgument(std::string(id) + ": expected a width of 3, 4 or 8 bits, found " +
+                         std::to_string(bits));
 }
 
 }  // namespace phasor

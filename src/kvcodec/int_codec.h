@@ -17,7 +17,8 @@ using QuantizeBlock = void (*)(const float* x, int n, uint16_t* scale, uint8_t* 
 void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeQ4_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 // The book, sign and size of the scale with the least squared error, among 8 sizes; then the scale
-// is set once more by least squares for the codes found, and each number takes its nearest level.
+// is set once more by least squares for the codes found, each number takes its nearest level, and
+// the scale becomes the one at which the stored row times the row is the row's square.
 void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes);
 
@@ -36,5 +37,11 @@ struct IntFormat {
 // Fails with kUnsupported for head sizes outside 1 .. 1024.
 Result<std::unique_ptr<KvCodec>> MakeIntCodec(const char* id, const IntFormat& format,
                                               const KvCodecParams& params);
+
+// q4_head and q3_head: rows after HadamardRows with one scale each, `bits` of 3 or 4. A value head
+// takes the width that KvCodecParams::classes names instead, one class: 3, 4 or 8 bits. Keys pay no
+// attention to classes.
+Result<std::unique_ptr<KvCodec>> MakeHeadRowCodec(const char* id, int bits,
+                                                  const KvCodecParams& params);
 
 }  // namespace phasor

@@ -89,6 +89,27 @@ void Refine(const float* x, int n, float d, int32_t* fine) {
   }
 }
 
+// The size of a step at which the stored row, seen along x, is as long as x: x.x / |x.level|. 0
+// where there is none.
+float Lengthening(const float* x, int n, const int8_t* level, const uint8_t* codes) {
+  constexpr int kLanes = 16;  // x is padded with zeros
+  float square[kLanes] = {}, product[kLanes] = {};
+  for (int i = 0; i < n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const int at = i + l;
+      square[l] += x[at] * x[at];
+      product[l] += x[at] * static_cast<float>(at < n ? level[codes[at]] : 0);
+    }
+  }
+  float squares = 0, products = 0;
+  for (int l = 0; l < kLanes; ++l) {
+    squares += square[l];
+    products += product[l];
+  }
+  products = std::fabs(products);
+  return products > 0 ? squares / products : 0.0f;
+}
+
 void Quantize(const IntLevels& levels, const SearchTables& tables, const float* x, int n,
               uint16_t* scale, uint8_t* codes) {
   // Below this, f16 cannot tell the scale from zero.
@@ -134,6 +155,16 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   if (d < 0) *scale |= 0x8000;
   Refine(x, n, F16ToF32(*scale), fine);
   for (int i = 0; i < n; ++i) codes[i] = code[fine[i]];
+  // Nearest levels are shorter than what they stand for, by their error's share of the square. A
+  // sum of values that are all too short is too short itself, so the step makes up for that; the
+  // codes stay.
+  const float longer = Lengthening(x, n, level, codes), fitted = std::fabs(F16ToF32(*scale));
+  // Beyond that a row is next to nothing, or its scale lies where f16 is coarse.
+  constexpr float kMost = 1.25f;
+  if (longer * kMost > fitted && longer < kMost * fitted) {
+    *scale =
+        static_cast<uint16_t>(ScalePattern(longer, book, levels.book_bits) | (*scale & 0x8000));
+  }
 }
 
 }  // namespace

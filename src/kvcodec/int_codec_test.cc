@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -79,8 +80,9 @@ TEST(IntCodec, PagesOfQ8AndQ4DecodeToGgmlNumbers) {
 }
 
 // Mean squared error of rotated Gaussian rows over their variance.
-double GaussianError(const KvCodecInfo& info, int head_dim) {
+double GaussianError(const KvCodecInfo& info, int head_dim, std::span<const uint8_t> classes = {}) {
   KvCodecParams params;
+  params.classes = classes;
   params.head_dim = head_dim;
   params.role = KvRole::kValue;
   auto codec = info.make(info.id, params);
@@ -113,6 +115,87 @@ TEST(IntCodec, SearchedScalesReachTheStatedErrorOnGaussianRows) {
   RecordProperty("q3_head_128", std::to_string(GaussianError(kQ3HeadKvCodec, 128)));
   RecordProperty("q4_0_64", std::to_string(GaussianError(kQ4_0KvCodec, 64)));
   RecordProperty("q8_0_64", std::to_string(GaussianError(kQ8_0KvCodec, 64)));
+}
+
+// f16 scales that give their last one or two bits to the number of a book: a step of 2^-10 (2^-9)
+// of the scale at most, and half of that off.
+constexpr double kScaleStep3 = 0x1p-9, kScaleStep4 = 0x1p-10;
+
+TEST(IntCodec, AStoredRowIsAsLongAsTheRowAlongIt) {
+  Rng rng(6);
+  for (int bits : {3, 4}) {
+    const IntLevels& levels = bits == 3 ? kLevelsSearched3 : kLevelsSearched4;
+    for (int n : {16, 20, 64, 128}) {
+      for (int trial = 0; trial < 50; ++trial) {
+        float x[128] = {};
+        for (int i = 0; i < n; ++i) x[i] = static_cast<float>(rng.Normal());
+        uint16_t scale;
+        uint8_t codes[128];
+        (bits == 3 ? QuantizeSearched3 : QuantizeSearched4)(x, n, &scale, codes);
+        const int8_t* book = levels.level + ((scale & ((1 << levels.book_bits) - 1)) << bits);
+        double square = 0, product = 0;
+        for (int i = 0; i < n; ++i) {
+          square += static_cast<double>(x[i]) * x[i];
+          product += static_cast<double>(x[i]) * F16ToF32(scale) * book[codes[i]];
+        }
+        EXPECT_NEAR(product / square, 1, bits == 3 ? kScaleStep3 : kScaleStep4) << n;
+      }
+    }
+  }
+}
+
+// Weights of 8-bit codes have 15 bits: half a step of the largest product off, for each token.
+void ExpectSumsOfDecodedRows(const KvCodecParams& params) {
+  const auto codec = std::move(kQ4HeadKvCodec.make("q4_head", params)).value();
+  Rng rng(12);
+  const int D = params.head_dim, g = 3;
+  std::vector<float> x(kPageTokens * D), y(x.size()), w(g * kPageTokens), out(g * D, 0.0f);
+  for (float& v : x) v = static_cast<float>(rng.Normal());
+  for (float& v : w) v = static_cast<float>(rng.Uniform());
+  AlignedBuffer<std::byte> page(codec->PageBytes());
+  codec->EncodePage(x.data(), kPageTokens, page.data());
+  codec->DecodePage(page.data(), kPageTokens, y.data());
+  codec->AccumulatePage(w.data(), g, page.data(), kPageTokens, out.data());
+  float largest = 0;
+  for (float v : y) largest = std::max(largest, std::fabs(v));
+  for (int i = 0; i < g * D; ++i) {
+    double sum = 0;
+    for (int t = 0; t < kPageTokens; ++t) {
+      sum += static_cast<double>(w[i / D * kPageTokens + t]) * y[t * D + i % D];
+    }
+    EXPECT_NEAR(out[i], sum, kPageTokens * 0.5 / kWeightLevels * largest) << D << ", " << i;
+  }
+}
+
+TEST(IntCodec, AHeadOfValuesTakesTheWidthOfItsClass) {
+  for (int head_dim : {64, 80, 128}) {
+    double before = 1;
+    for (const uint8_t bits : {3, 4, 8}) {
+      KvCodecParams params;
+      params.head_dim = head_dim;
+      params.role = KvRole::kValue;
+      params.classes = {&bits, 1};
+      for (const KvCodecInfo* info : {&kQ4HeadKvCodec, &kQ3HeadKvCodec}) {
+        const auto codec = info->make(info->id, params);
+        ASSERT_TRUE(codec.ok()) << codec.status().message();
+        EXPECT_EQ((*codec)->PageBytes(), kPageTokens * (head_dim * bits / 8 + 2u));
+      }
+      if (bits == 8) ExpectSumsOfDecodedRows(params);
+      const double error = GaussianError(kQ4HeadKvCodec, head_dim, {&bits, 1});
+      EXPECT_LT(error, 0.3 * before);  // 3 to 4 bits: 0.25, 4 to 8: far less
+      before = error;
+      params.role = KvRole::kKey;  // has no part in it
+      EXPECT_EQ((*kQ3HeadKvCodec.make("q3_head", params))->PageBytes(),
+                kPageTokens * (head_dim * 3 / 8 + 2u));
+    }
+  }
+  for (const std::vector<uint8_t>& classes : {std::vector<uint8_t>{5}, {0}, {4, 4}}) {
+    KvCodecParams params;
+    params.head_dim = 64;
+    params.role = KvRole::kValue;
+    params.classes = classes;
+    EXPECT_FALSE(kQ4HeadKvCodec.make("q4_head", params).ok());
+  }
 }
 
 TEST(IntCodec, SearchedScalesKeepAnOutlierThatRotationCannotSpread) {
@@ -343,8 +426,14 @@ TEST(IntKernels, WeightsOfEightBitCodesKeepFifteenBits) {
 
 // Integer sums and rounding that is the same everywhere: only the last float operations may differ.
 TEST(IntKernels, ScoresAndSumsAgreeBetweenLevelsToFloatRounding) {
-  for (const KvCodecInfo* info : {&kQ8_0KvCodec, &kQ8_0hKvCodec, &kQ4_0KvCodec, &kQ4_0hKvCodec,
-                                  &kQ4HeadKvCodec, &kQ3HeadKvCodec}) {
+  struct Case {
+    const KvCodecInfo* info;
+    std::vector<uint8_t> classes = {};
+  };
+  const Case cases[] = {{&kQ8_0KvCodec},       {&kQ8_0hKvCodec},  {&kQ4_0KvCodec},
+                        {&kQ4_0hKvCodec},      {&kQ4HeadKvCodec}, {&kQ3HeadKvCodec},
+                        {&kQ4HeadKvCodec, {8}}};
+  for (const auto& [info, classes] : cases) {
     for (KvRole role : {KvRole::kKey, KvRole::kValue}) {
       for (int head_dim : {1, 16, 33, 64, 80, 96, 100, 128, 256}) {
         for (int g : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
@@ -355,6 +444,7 @@ TEST(IntKernels, ScoresAndSumsAgreeBetweenLevelsToFloatRounding) {
           KvCodecParams params;
           params.head_dim = head_dim;
           params.role = role;
+          params.classes = classes;
           auto codec = std::move(info->make(info->id, params)).value();
           Rng rng(head_dim * 31 + g);
           std::vector<float> x(n * head_dim), w(g * kPageTokens), q(g * head_dim), first, decoded;

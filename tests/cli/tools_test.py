@@ -167,6 +167,12 @@ class Calibrate(support.CliTest):
         self.assertEqual(self.notes("--calibration", path), b"")
         self.assertEqual(os.listdir(self.folder.name).count("mine.json"), 1)
 
+    def test_measuring_losses_refuses_what_it_cannot_do(self):
+        measure = ("calibrate", self.model, self.text, "--by-loss")
+        for more in (("--codec", "frame4"), ("--codec", "frame4", "--bits", "4"), ("--per-head",)):
+            self.fails(*measure, *more, says=("--by-loss", "expected"))
+        self.fails(*measure, says=("recall", "expected"))  # trained on 512 tokens, too few for it
+
     def test_a_damaged_or_foreign_calibration_is_one_clear_error(self):
         beside = self.good_json("calibrate", self.model, self.text)["path"]
         with open(beside, "rb") as file:
