@@ -18,7 +18,7 @@ class RowCodec : public RowKvCodec {
       : type_(type),
         head_dim_(head_dim),
         row_bytes_(static_cast<std::size_t>(head_dim) * (type == RowType::kF32 ? 4 : 2)),
-        rows_per_step_(std::clamp(kBytesPerStep / static_cast<int>(row_bytes_), 4, 16)) {}
+        rows_per_step_(std::clamp(kBytesPerStep / static_cast<int>(row_bytes_) / 4 * 4, 4, 16)) {}
 
   std::size_t PageBytes() const override { return row_bytes_ * kPageTokens; }
 
@@ -91,7 +91,7 @@ class RowCodec : public RowKvCodec {
   const RowType type_;
   const int head_dim_;
   const std::size_t row_bytes_;
-  const int rows_per_step_;
+  const int rows_per_step_;  // a multiple of 4: kernels write whole vectors of 4 scores
 };
 
 }  // namespace
