@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "phasor/status.h"
+#include "simd/line_fetcher.h"
 
 namespace phasor {
 
@@ -45,13 +46,6 @@ struct KvCodecParams {
   std::span<const float> omega_P = {};
   // Calibrated width classes; number and meaning are the codec's. Empty: uniform widths.
   std::span<const uint8_t> classes = {};
-};
-
-// Memory that is needed next. Kernels that know how ask for its lines a few at a time between their
-// own steps: more requests at once than a core keeps open hold up everything behind them.
-struct Upcoming {
-  const std::byte* at = nullptr;
-  std::size_t n_bytes = 0;
 };
 
 // One page of a batch: see KvCodec::ScorePage and AccumulatePage. next: wanted soon.
@@ -120,7 +114,7 @@ class KvCodec {
 
  private:
   static void Fetch(Upcoming next) {
-    for (std::size_t i = 0; i < next.n_bytes; i += 64) __builtin_prefetch(next.at + i, 0, 2);
+    if (next.n_bytes > 0) LineFetcher(next, 1).Step();
   }
 };
 

@@ -13,8 +13,8 @@
 
 #include "base/aligned.h"
 #include "kvcodec/frame_kernels.h"
-#include "simd/line_fetcher.h"
 #include "kvcodec/frame_neon-inl.h"
+#include "simd/line_fetcher.h"
 
 namespace phasor {
 namespace {
@@ -302,8 +302,8 @@ void ResizePageQuery(const FrameLayout& layout, int g, PageQuery* out) {
   }
 }
 
-void ScorePageNeon(const FrameLayout& layout, const FrameQuery& query, int g,
-                   const std::byte* page, float* score_GT, Upcoming next) {
+void ScorePageNeon(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
+                   float* score_GT, Upcoming next) {
   LineFetcher fetcher(next, g);
   static thread_local PageQuery scratch;
   ResizePageQuery(layout, g, &scratch);

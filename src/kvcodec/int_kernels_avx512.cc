@@ -169,7 +169,8 @@ void ScoreHeads(const IntScoreArgs& a, int head, LineFetcher& fetcher) {
   constexpr int kBlocks = G <= 2 ? 4 : 2;
   const int end = (a.n_tokens + 15) / 16;
   int lane = 0;
-  for (; lane + kBlocks <= end; lane += kBlocks) ScoreLanes<BITS, G, kBlocks>(a, head, lane, fetcher);
+  for (; lane + kBlocks <= end; lane += kBlocks)
+    ScoreLanes<BITS, G, kBlocks>(a, head, lane, fetcher);
   for (; lane < end; ++lane) ScoreLanes<BITS, G, 1>(a, head, lane, fetcher);
 }
 

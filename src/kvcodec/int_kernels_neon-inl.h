@@ -212,8 +212,7 @@ PHASOR_INLINE void AddSums(int32x4_t sum, float step, int n_channels, float* out
 
 // Sixteen channels, 3 or 4 bits.
 template <int BITS, int BOOK_BITS, int G>
-void AccumulateBytes(const IntAccumulateArgs& a, const BlockWeights& w, int head,
-                     int lane) {
+void AccumulateBytes(const IntAccumulateArgs& a, const BlockWeights& w, int head, int lane) {
   using T = Tile<BITS>;
   const IntPageShape& shape = *a.shape;
   const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;

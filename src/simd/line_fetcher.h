@@ -3,9 +3,14 @@
 
 #include <cstddef>
 
-#include "contracts/kv_codec.h"
-
 namespace phasor {
+
+// Memory that is needed next. Kernels that know how ask for its lines a few at a time between their
+// own steps: more requests at once than a core keeps open hold up everything behind them.
+struct Upcoming {
+  const std::byte* at = nullptr;
+  std::size_t n_bytes = 0;
+};
 
 // Brings `next` into the second-level cache in about n_steps steps.
 class LineFetcher {
