@@ -5,16 +5,18 @@
 // Source: phasor's own; rotation as in QuaRot (2404.00456), levels by Lloyd (1982) on Gaussian
 // rows (scripts/fit_levels.py).
 // Deviations: none, no published form.
-// Layout: int_kernels.h, 3 bits, one scale per row; values of a head that the calibration gives 3,
-// 4 or 8 bits take those (8: whole numbers to 127, int_codec.h). Exactness: approximate; mean
-// squared error on Gaussian rows at D = 64 / 128 at most 0.026 / 0.030 of the variance
-// (int_codec_test). Cost: 3 + 16/D bits per element; ns per token: kvcodec_bench. Limits: head size
-// 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries are rounded to 1/32512 of
-// their largest number; weights times scales to 8 bits without bias, which adds under 1 % to the
-// squared error of the codes (int_kernels.h). Rejected: on Gaussian rows of 64 (128), against
-// 0.0248 (0.0287) here before lengthening, which adds its own share of itself: a uniform grid -4 ..
-// 3 with a searched signed scale 0.0314 (0.0348); one book with its mirror image 0.0277 (0.0307),
-// two 0.0259 (0.0292); five codes per 16-bit word: 3.2 bits.
+// Layout: int_kernels.h, 3 bits, one scale per row; values of a head that the calibration gives
+// 3, 4 or 8 bits take those (8: whole numbers to 127, int_codec.h).
+// Exactness: approximate; mean squared error on Gaussian rows at D = 64 / 128 at most 0.026 /
+// 0.030 of the variance (int_codec_test).
+// Cost: 3 + 16/D bits per element; ns per token: kvcodec_bench.
+// Limits: head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries are
+// rounded to 1/32512 of their largest number; weights times scales to 8 bits without bias, which
+// adds at most 1.3 % to the squared error of the codes (int_kernels.h).
+// Rejected: on Gaussian rows of 64 (128), against 0.0248 (0.0287) here before lengthening, which
+// adds its own share of itself: a uniform grid -4 .. 3 with a searched signed scale 0.0314
+// (0.0348); one book with its mirror image 0.0277 (0.0307), two 0.0259 (0.0292); five codes per
+// 16-bit word: 3.2 bits.
 #include "kvcodec/int_codec.h"
 #include "kvcodec/kvcodec.h"
 

@@ -6,18 +6,21 @@
 // whichever loses least; then the scale is fitted once more, and lengthened until the stored row,
 // seen along the row, is as long as that: nearest levels alone are shorter by their share of the
 // squared error, and so would be every sum of values. The last bit of the f16 scale is the number
-// of the book, so that the choice costs no space. Source: phasor's own; rotation as in QuaRot
-// (2404.00456), levels by Lloyd (1982) on Gaussian rows (scripts/fit_levels.py). Deviations: none,
-// no published form. Layout: int_kernels.h, 4 bits, one scale per row; values of a head that the
-// calibration gives 3, 4 or 8 bits take those (8: whole numbers to 127, int_codec.h). Exactness:
-// approximate; mean squared error on Gaussian rows at D = 64 / 128 at most 0.0066 / 0.0076 of the
-// variance (int_codec_test). Cost: 4 + 16/D bits per element; ns per token: kvcodec_bench. Limits:
-// head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries are rounded to
-// 1/32512 of their largest number; weights times scales to 8 bits without bias, which adds under 3
-// % to the squared error of the codes (int_kernels.h). Rejected: on Gaussian rows of 64 (128),
-// against 0.0063 (0.0073) here before lengthening, which adds its own share of itself: a uniform
-// grid -8 .. 7 with a searched signed scale 0.0082 (0.0094); one book with its mirror image 0.0067
-// (0.0075).
+// of the book, so that the choice costs no space.
+// Source: phasor's own; rotation as in QuaRot (2404.00456), levels by Lloyd (1982) on Gaussian
+// rows (scripts/fit_levels.py).
+// Deviations: none, no published form.
+// Layout: int_kernels.h, 4 bits, one scale per row; values of a head that the calibration gives
+// 3, 4 or 8 bits take those (8: whole numbers to 127, int_codec.h).
+// Exactness: approximate; mean squared error on Gaussian rows at D = 64 / 128 at most 0.0066 /
+// 0.0076 of the variance (int_codec_test).
+// Cost: 4 + 16/D bits per element; ns per token: kvcodec_bench.
+// Limits: head size 1 to 1024. Numbers beyond +-65504 are clamped, NaN counts as 0. Queries are
+// rounded to 1/32512 of their largest number; weights times scales to 8 bits without bias, which
+// adds under 3 % to the squared error of the codes (int_kernels.h).
+// Rejected: on Gaussian rows of 64 (128), against 0.0063 (0.0073) here before lengthening, which
+// adds its own share of itself: a uniform grid -8 .. 7 with a searched signed scale 0.0082
+// (0.0094); one book with its mirror image 0.0067 (0.0075).
 #include "kvcodec/int_codec.h"
 #include "kvcodec/kvcodec.h"
 
