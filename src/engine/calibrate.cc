@@ -276,8 +276,6 @@ struct SharedBudget {
 constexpr SharedBudget kSharedBudgets[] = {{"frame4", "q4_head", 3.95},
                                            {"frame3", "q3_head", 2.945}};
 
-constexpr double kPolarBits = 4.15;
-
 // Mean squared error of a head's values in every width.
 Result<ValueHead> MeasureValueErrors(std::span<const float> v_TD, KvCodecParams params) {
   const int D = params.head_dim;
@@ -434,9 +432,10 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
   PHASOR_RETURN_IF_ERROR(AddSharedSets(keys, values, &out));
   std::vector<double> importance;
   for (const ChannelHead& head : keys) importance.push_back(head.importance);
+  const double polar_bits = DefaultBits("polar");
   PHASOR_ASSIGN_OR_RETURN(const Classes polar,
-                          AllocatePolar(errors.pairs, collector, kPolarBits, true, importance));
-  AddSet("polar", kPolarBits, polar, &out);
+                          AllocatePolar(errors.pairs, collector, polar_bits, true, importance));
+  AddSet("polar", polar_bits, polar, &out);
   if (losses != nullptr) *losses = std::move(found);
   return out;
 }

@@ -204,7 +204,7 @@ struct BlockWeights {
   alignas(64) uint8_t selector[kPageTokens];
   alignas(64) float scale[kPageTokens];
   float step[kMaxHeads];
-  float largest[kMaxHeads];  // weight times scale
+  float largest[kMaxHeads];  // weight times scale, for 8-bit codes
 };
 
 PHASOR_INLINE void LoadScales(const uint16_t* scales, const IntLevels& levels, BlockWeights* w) {

@@ -12,15 +12,14 @@ struct Upcoming {
   std::size_t n_bytes = 0;
 };
 
-// Brings `next` into the second-level cache in about n_steps steps.
+// Brings `next` into the second-level cache in about n_steps steps (at least one is assumed).
 class LineFetcher {
  public:
   LineFetcher() = default;
   LineFetcher(Upcoming next, int n_steps)
       : at_(next.at),
         end_(next.at + next.n_bytes),
-        step_(64 * static_cast<std::ptrdiff_t>((next.n_bytes + 64 * n_steps - 1) /
-                                               (64 * static_cast<std::size_t>(n_steps)))) {}
+        step_(LinesPerStep(next.n_bytes, n_steps) * 64) {}
 
   void Step() {
     const std::byte* stop = end_ - at_ < step_ ? end_ : at_ + step_;
@@ -28,6 +27,11 @@ class LineFetcher {
   }
 
  private:
+  static std::ptrdiff_t LinesPerStep(std::size_t n_bytes, int n_steps) {
+    const std::size_t lines = (n_bytes + 63) / 64, steps = n_steps > 0 ? n_steps : 1;
+    return static_cast<std::ptrdiff_t>((lines + steps - 1) / steps);
+  }
+
   const std::byte* at_ = nullptr;
   const std::byte* end_ = nullptr;
   std::ptrdiff_t step_ = 0;
