@@ -65,20 +65,20 @@ void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
   }
   segments[0].key_codec->ScorePages(prepared, g, {keys, segments.size()});
   for (int i = 0; i < g; ++i) {
-    float max = p.max[i];
+    FloatRow rows[kBatchPages];
     for (int k = 0; k < n; ++k) {
-      max = MaxOf(row(k, i) + visible[k].first, visible[k].end - visible[k].first, max);
+      rows[k] = {row(k, i) + visible[k].first, visible[k].end - visible[k].first};
+      std::fill_n(row(k, i), visible[k].first, 0.0f);
     }
+    const std::span<const FloatRow> all(rows, segments.size());
+    const float max = MaxOf(all, p.max[i]);
     if (max != p.max[i]) {
       const float factor = std::exp(p.max[i] - max);
       Scale(factor, D, p.out + static_cast<int64_t>(i) * D);
       p.sum[i] *= factor;
       p.max[i] = max;
     }
-    for (int k = 0; k < n; ++k) {
-      std::fill_n(row(k, i), visible[k].first, 0.0f);
-      p.sum[i] += ExpSum(row(k, i) + visible[k].first, visible[k].end - visible[k].first, max);
-    }
+    p.sum[i] += ExpSum(all, max);
   }
   PageToAccumulate values[kBatchPages];
   for (int k = 0; k < n; ++k) {

@@ -2,7 +2,7 @@
 //
 // What it does: over the 128 tokens of a page every channel is rounded to 2^b levels. b is chosen
 //   per channel, once per model, so that the expected error of the scores is least under a budget
-//   (frame_allocation.h); pairs are turned back tile by tile, so that keys that only turn with RoPE
+//   (frame_allocation.h); pairs are turned back twice a page, so that keys that only turn with RoPE
 //   look the same all over the page (frame.h).
 // Source: integers per channel from KIVI (Liu et al., 2024, arXiv 2402.02750); the turning frame,
 //   widths by query weight and the integer scoring are phasor's own (docs/log.md, docs/kernels.md).
@@ -63,16 +63,16 @@ FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t
     partner_D[dims[j].y] = dims[j].x;
     pair_D[dims[j].x] = pair_D[dims[j].y] = j;
   }
-  for (int i = 0; i < kFrameTiles; ++i) {
+  for (int i = 0; i < kFrames; ++i) {
     for (int j = 0; j < n_pairs; ++j) {
-      const double angle = static_cast<double>(params.omega_P[j]) * kFrameTile * i;
+      const double angle = static_cast<double>(params.omega_P[j]) * kFrameTokens * i;
       l.cos_IP.push_back(static_cast<float>(std::cos(angle)));
       l.sin_IP.push_back(static_cast<float>(std::sin(angle)));
     }
   }
   const std::size_t padded = static_cast<std::size_t>(l.n_padded);
-  l.cos_IS.assign(kFrameTiles * padded, 0.0f);
-  l.sin_IS.assign(kFrameTiles * padded, 0.0f);
+  l.cos_IS.assign(kFrames * padded, 0.0f);
+  l.sin_IS.assign(kFrames * padded, 0.0f);
   l.middle_S.assign(padded, 0.0f);
   l.middle_bytes_S.assign(padded, 0);
   for (int s = 0; s < 4 * l.n_quads; ++s) {
@@ -88,7 +88,7 @@ FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t
     l.code_power += spread * spread;
     for (int w = bits + 1; w <= kMaxFrameBits + 1; ++w) l.power_below[w] += spread * spread;
     const int j = pair_D[channel];
-    for (int i = 0; i < kFrameTiles; ++i) {
+    for (int i = 0; i < kFrames; ++i) {
       const std::size_t at = static_cast<std::size_t>(i) * padded + s;
       l.cos_IS[at] = j < 0 ? 1.0f : l.cos_IP[i * n_pairs + j];
       const float sine = j < 0 ? 0.0f : l.sin_IP[i * n_pairs + j];
@@ -108,7 +108,7 @@ FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t
 std::size_t FrameQueryBytes(const FrameLayout& layout, int g) {
   const std::size_t n = static_cast<std::size_t>(layout.n_padded),
                     heads = static_cast<std::size_t>(g);
-  return heads * n * (sizeof(float) + kFrameTiles * (sizeof(float) + sizeof(int16_t)));
+  return heads * n * (sizeof(float) + kFrames * (sizeof(float) + sizeof(int16_t)));
 }
 
 FrameQuery ViewFrameQuery(const FrameLayout& layout, int g, std::byte* prepared) {
@@ -116,7 +116,7 @@ FrameQuery ViewFrameQuery(const FrameLayout& layout, int g, std::byte* prepared)
                     heads = static_cast<std::size_t>(g);
   FrameQuery query;
   query.turned = reinterpret_cast<float*>(prepared);
-  query.largest = query.turned + heads * n * kFrameTiles;
+  query.largest = query.turned + heads * n * kFrames;
   query.normalized = reinterpret_cast<int16_t*>(query.largest + heads * n);
   return query;
 }

@@ -1,10 +1,10 @@
 // frame4, frame3: keys as integers per channel in a frame that turns with RoPE; widths by query
 // weight. This header is the page layout, shared by the kernels and the width allocation.
 //
-// A page of 128 tokens is eight *tiles* of 16. In tile i every RoPE pair is turned back by the
-// angle its first token has gone since the start of the page, 16 i omega_j; so a pair that turns
-// once in a few hundred tokens stands still in the codes, and only the query turns (eight copies of
-// it, prepared once per token, serve every page).
+// A page of 128 tokens has two *frames* of 64. In frame i every RoPE pair is turned back by the
+// angle its first token has gone since the start of the page, 64 i omega_j; so a pair that turns
+// once in a thousand tokens nearly stands still in the codes, and only the query turns (two copies
+// of it, prepared once per token, serve every page). Vectors of codes hold *tiles* of 16 tokens.
 //
 // Channels are sorted by width, widest first; a channel's place in that order is its *slot*, four
 // neighbouring slots of one width b are a *quad*. D channels, Q = ceil(D / 4) quads. Page:
@@ -27,9 +27,13 @@
 
 namespace phasor {
 
-inline constexpr int kFrameTile = 16;                         // tokens that share a frame
+inline constexpr int kFrameTokens = 64;                       // tokens that share a frame
+inline constexpr int kFrames = kPageTokens / kFrameTokens;    // per page
+inline constexpr int kFrameTile = 16;                         // tokens of a vector of codes
 inline constexpr int kFrameTiles = kPageTokens / kFrameTile;  // per page
-inline constexpr int kMaxFrameBits = 7;                       // widths 0 .. 7
+// The frame that a tile is in.
+constexpr int FrameOf(int tile) { return tile * kFrameTile / kFrameTokens; }
+inline constexpr int kMaxFrameBits = 7;  // widths 0 .. 7
 inline constexpr int kMaxFrameHeadDim = 1024;
 // All channels of this "width": the head's keys are rows of f16, for heads that 7 bits are not
 // enough for.
@@ -46,14 +50,14 @@ struct FrameLayout {
   int quads_of_bits[kMaxFrameBits + 1] = {};
   uint32_t first_code = 0;  // offset of the first quad
   std::size_t page_bytes = 0;
-  // The pairs that turn: their two channels, and cosine and sine of 16 i omega_j.
+  // The pairs that turn: their two channels, and cosine and sine of 64 i omega_j.
   struct Pair {
     int16_t x, y;
   };
   std::vector<Pair> pairs;
-  std::vector<float> cos_IP, sin_IP;  // [kFrameTiles][pairs]
+  std::vector<float> cos_IP, sin_IP;  // [kFrames][pairs]
   // The same per slot: turned[i][s] = cos_IS q[channel_S[s]] + sin_IS q[partner_S[s]];
-  // [kFrameTiles][n_padded], 0 in the padding.
+  // [kFrames][n_padded], 0 in the padding.
   std::vector<float> cos_IS, sin_IS;
   std::vector<int16_t> partner_S;  // [4 n_quads]; a channel that does not turn is its own
   // Middles of the code ranges [n_padded]: as numbers in slot order, and as bytes in the order of
@@ -77,9 +81,9 @@ constexpr int FrameWord(int slot) {
   const int quad = slot / 4 % 16;
   return 32 * (quad / 8) + 8 * (quad % 4) + 4 * (quad / 4 % 2) + slot % 4;
 }
-// Where the 64 queries of a head and tile that `slot` belongs to begin.
-constexpr std::ptrdiff_t FrameQueryRow(int slot, int g, int head, int tile) {
-  return ((static_cast<std::ptrdiff_t>(slot / 64) * g + head) * kFrameTiles + tile) * 64;
+// Where the 64 queries of a head and frame that `slot` belongs to begin.
+constexpr std::ptrdiff_t FrameQueryRow(int slot, int g, int head, int frame) {
+  return ((static_cast<std::ptrdiff_t>(slot / 64) * g + head) * kFrames + frame) * 64;
 }
 
 // width_D: 0 .. 7 per channel (checked). omega_P: radians per token of each rotated pair
@@ -94,8 +98,8 @@ void DecodeFrame(const FrameLayout& layout, const std::byte* page, float* frame_
 
 // What queries are turned into once per token.
 struct FrameQuery {
-  float* turned;        // [n_padded / 64][g][kFrameTiles][64]: the query in every tile's frame
-  float* largest;       // [n_padded / 64][g][64]: bound of a slot's |turned| over all tiles
+  float* turned;        // [n_padded / 64][g][kFrames][64]: the query in every frame
+  float* largest;       // [n_padded / 64][g][64]: bound of a slot's |turned| over all frames
   int16_t* normalized;  // as turned: turned / largest * 2047, each 64 in the order of FrameWord
 };
 std::size_t FrameQueryBytes(const FrameLayout& layout, int g);

@@ -124,7 +124,7 @@ void DecodeScalar(const FrameLayout& layout, const std::byte* page, int n_tokens
   for (int t = 0; t < n_tokens; ++t) {
     float* row = x_TD + static_cast<std::ptrdiff_t>(t) * D;
     for (int d = 0; d < D; ++d) row[d] = frame[static_cast<std::size_t>(d) * kPageTokens + t];
-    const std::size_t at = static_cast<std::size_t>(t / kFrameTile) * n_pairs;
+    const std::size_t at = static_cast<std::size_t>(t / kFrameTokens) * n_pairs;
     for (int j = 0; j < n_pairs; ++j) {
       const auto [dx, dy] = layout.pairs[j];
       const float x = row[dx], y = row[dy], c = layout.cos_IP[at + j], s = layout.sin_IP[at + j];
@@ -150,7 +150,7 @@ void ScorePageScalar(const FrameLayout& layout, const FrameQuery& query, int g,
       for (int h = 0; h < g; ++h) {
         const float* turned = query.turned + FrameQueryRow(slot, g, h, 0) + slot % 64;
         for (int t = 0; t < n_tokens; ++t) {
-          score_GT[h * kPageTokens + t] += turned[t / kFrameTile * 64] * x_T[t];
+          score_GT[h * kPageTokens + t] += turned[t / kFrameTokens * 64] * x_T[t];
         }
       }
     }
@@ -167,8 +167,8 @@ void ScoreScalar(const FrameLayout& layout, const FrameQuery& query, int g,
 
 void PrepareScalar(const FrameLayout& layout, const float* q_GD, int g, const FrameQuery& query) {
   const int n = layout.n_padded;
-  std::fill_n(query.turned, static_cast<std::ptrdiff_t>(g) * kFrameTiles * n, 0.0f);
-  std::fill_n(query.normalized, static_cast<std::ptrdiff_t>(g) * kFrameTiles * n, int16_t{0});
+  std::fill_n(query.turned, static_cast<std::ptrdiff_t>(g) * kFrames * n, 0.0f);
+  std::fill_n(query.normalized, static_cast<std::ptrdiff_t>(g) * kFrames * n, int16_t{0});
   std::fill_n(query.largest, static_cast<std::ptrdiff_t>(g) * n, 0.0f);
   for (int h = 0; h < g; ++h) {
     const float* q = q_GD + static_cast<std::ptrdiff_t>(h) * layout.head_dim;
@@ -177,9 +177,9 @@ void PrepareScalar(const FrameLayout& layout, const float* q_GD, int g, const Fr
       const float x = q[layout.channel_S[s]], y = q[layout.partner_S[s]];
       const float largest =
           layout.partner_S[s] == layout.channel_S[s] ? std::fabs(x) : std::sqrt(x * x + y * y);
-      query.largest[FrameQueryRow(s, g, h, 0) / kFrameTiles + s % 64] = largest;
+      query.largest[FrameQueryRow(s, g, h, 0) / kFrames + s % 64] = largest;
       const float inverse = largest > 0.0f ? 2047.0f / largest : 0.0f;
-      for (int i = 0; i < kFrameTiles; ++i) {
+      for (int i = 0; i < kFrames; ++i) {
         const std::ptrdiff_t row = FrameQueryRow(s, g, h, i);
         const float value = layout.cos_IS[i * n + s] * x + layout.sin_IS[i * n + s] * y;
         query.turned[row + s % 64] = value;
@@ -209,7 +209,7 @@ void ToFrame(const FrameLayout& layout, const float* x_TD, int n_tokens, float* 
     }
     const float* row = x_TD + static_cast<std::ptrdiff_t>(t) * D;
     for (int d = 0; d < D; ++d) frame_DT[d * kPageTokens + t] = SanitizeElement(row[d]);
-    const std::size_t at = static_cast<std::size_t>(t / kFrameTile) * n_pairs;
+    const std::size_t at = static_cast<std::size_t>(t / kFrameTokens) * n_pairs;
     for (int j = 0; j < n_pairs; ++j) {
       float* x = frame_DT + layout.pairs[j].x * kPageTokens + t;
       float* y = frame_DT + layout.pairs[j].y * kPageTokens + t;

@@ -91,7 +91,7 @@ template <int kG>
 PHASOR_INLINE void AddTile(__m256i code0, __m256i code1, const int8_t* q8, __m256i (&acc)[2][kG]) {
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     int32_t four;
-    std::memcpy(&four, q8 + 64 * h * kFrameTiles, 4);
+    std::memcpy(&four, q8 + 64 * h * kFrames, 4);
     const __m256i q = _mm256_set1_epi32(four);
     AddWords(_mm256_maddubs_epi16(code0, q), &acc[0][h]);
     AddWords(_mm256_maddubs_epi16(code1, q), &acc[1][h]);
@@ -104,8 +104,8 @@ PHASOR_INLINE void AddTiles(__m256i (&acc)[kTiles][2][kG], const std::byte* quad
                             const int8_t* q8) {
   if constexpr (kTile < kTiles) {
     constexpr int kAt = kFirst + kTile;
-    AddTile<kG>(TileCodes<kBits, kAt, 0>(quad), TileCodes<kBits, kAt, 1>(quad), q8 + 64 * kAt,
-                acc[kTile]);
+    AddTile<kG>(TileCodes<kBits, kAt, 0>(quad), TileCodes<kBits, kAt, 1>(quad),
+                q8 + 64 * FrameOf(kAt), acc[kTile]);
     AddTiles<kBits, kFirst, kTiles, kG, kTile + 1>(acc, quad, q8);
   }
 }
@@ -125,7 +125,7 @@ struct ScoreJob {
   const std::byte* codes;
   const uint8_t* bytes;       // the codes as ExpandPage leaves them, or null
   std::ptrdiff_t tile_bytes;  // of them
-  const int8_t* q8;           // [n_padded / 64][g][kFrameTiles][64]
+  const int8_t* q8;           // [n_padded / 64][g][kFrames][64]
   const int32_t* at_Q;        // where in a head's part of q8 a quad begins
   // Per head that q8 holds: what one step of the integer sum is worth, and the scores it is added
   // to [128].
@@ -162,7 +162,7 @@ void ScoreTiles(const ScoreJob& job, int head) {
   }
   const std::byte* code = job.codes;
   const int32_t* at = job.at_Q;
-  const int8_t* q8 = job.q8 + head * kFrameTiles * 64;
+  const int8_t* q8 = job.q8 + head * kFrames * 64;
   for (const Step& step : job.steps) {
     switch (step.bits) {
       case 1:
@@ -223,13 +223,13 @@ void ScoreBytes(const ScoreJob& job, int tile, int head) {
   }
   const uint8_t* code = job.bytes + tile * job.tile_bytes;
   const int32_t* at = job.at_Q;
-  const int8_t* q8 = job.q8 + (head * kFrameTiles + tile) * 64;
+  const int8_t* q8 = job.q8 + head * kFrames * 64;
   for (const Step& step : job.steps) {
     for (const int32_t* const end = at + step.n_quads; at != end; ++at, code += 64) {
       job.fetcher->Step();
       PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
         AddTile<kG>(LoadBytes(code + i * job.tile_bytes), LoadBytes(code + i * job.tile_bytes + 32),
-                    q8 + *at + 64 * i, acc[i]);
+                    q8 + *at + 64 * FrameOf(tile + i), acc[i]);
       }
     }
     if (step.flush) Flush(job, tile, head, acc);
@@ -282,20 +282,13 @@ struct PageQuery {
   AlignedBuffer<float> power;          // per head: code_power that 8 bits can do with
 };
 
-// Sums of 8 vectors: lane i of the result is the sum over v[i].
-PHASOR_INLINE __m256 SumRows(const __m256 v[8]) {
-  const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-  const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-  return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-}
-
 // Unit of a head and its inverse: what the largest product of query and scale becomes 126.9 =
 // 2047 * 2032 / 2^15 by; and the code_power up to which 8 bits are enough.
 PHASOR_INLINE void FindUnit(const FrameLayout& layout, const float* largest, int g, int head,
                             PageQuery* out) {
   __m256 most[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, power[2] = {most[0], most[0]};
   for (int s = 0; s < layout.n_padded; s += 64) {
-    const float* at = largest + FrameQueryRow(s, g, head, 0) / kFrameTiles;
+    const float* at = largest + FrameQueryRow(s, g, head, 0) / kFrames;
     PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
       const __m256 product =
           _mm256_mul_ps(_mm256_loadu_ps(at + 8 * v), _mm256_load_ps(out->scale.data() + s + 8 * v));
@@ -323,17 +316,17 @@ PHASOR_INLINE __m256 CodesBelow(const uint8_t* middle_codes, __m256i low, __m256
 }
 
 // One head and 64 slots, of which the first 8 kVectors can hold channels: query times scales to
-// bytes; partial[tile]: what the channels' middles contribute. kFine: with the sixteenths, which go
-// to place fine_at.
+// bytes; partial[frame]: what the channels' middles contribute. kFine: with the sixteenths, which
+// go to place fine_at.
 template <bool kFine, int kVectors>
 void FoldBlock(const FrameLayout& layout, const FrameQuery& query, int g, int h, int s, int fine_at,
-               PageQuery* out, __m256 (&partial)[kFrameTiles]) {
+               PageQuery* out, __m256 (&partial)[kFrames]) {
   constexpr int kWords = kVectors / 2;  // vectors of 16-bit queries
   const __m256 factor = Set(kFine ? 16 * out->factor[static_cast<std::size_t>(h)]
                                   : out->factor[static_cast<std::size_t>(h)]);
   const __m256 unit = Set(out->unit[static_cast<std::size_t>(h)]);
   const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
-  const float* largest = query.largest + row / kFrameTiles;
+  const float* largest = query.largest + row / kFrames;
   const float* scale = out->scale.data() + s;
   __m256i wide[kVectors];
   PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
@@ -360,7 +353,7 @@ void FoldBlock(const FrameLayout& layout, const FrameQuery& query, int g, int h,
   const float* turned = query.turned + row;
   int8_t* q8 = out->q8.data() + row;
   int8_t* q8_fine = kFine ? out->q8_fine.data() + FrameQueryRow(s, g, fine_at, 0) : nullptr;
-  for (int i = 0; i < kFrameTiles; ++i) {
+  for (int i = 0; i < kFrames; ++i) {
     __m256i q[4], rest[4];
     PHASOR_UNROLL for (int v = 0; v < 4; ++v) q[v] = rest[v] = _mm256_setzero_si256();
     PHASOR_UNROLL for (int v = 0; v < kWords; ++v) {
@@ -399,7 +392,7 @@ void FoldBlock(const FrameLayout& layout, const FrameQuery& query, int g, int h,
 template <bool kFine>
 void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, int fine_at,
               PageQuery* out, float* score_T) {
-  __m256 partial[kFrameTiles];
+  __m256 partial[kFrames];
   for (int s = 0; s < layout.n_padded; s += 64) {
     if (4 * layout.n_quads - s > 32) {
       FoldBlock<kFine, 8>(layout, query, g, h, s, fine_at, out, partial);
@@ -407,11 +400,11 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
       FoldBlock<kFine, 4>(layout, query, g, h, s, fine_at, out, partial);
     }
   }
-  alignas(32) float sum_I[kFrameTiles];
-  _mm256_store_ps(sum_I, SumRows(partial));
-  PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) {
-    _mm256_storeu_ps(score_T + kFrameTile * i, Set(sum_I[i]));
-    _mm256_storeu_ps(score_T + kFrameTile * i + 8, Set(sum_I[i]));
+  PHASOR_UNROLL for (int i = 0; i < kFrames; ++i) {
+    const __m256 sum = Set(SumLanes(partial[i]));
+    for (int t = 0; t < kFrameTokens; t += 8) {
+      _mm256_storeu_ps(score_T + kFrameTokens * i + t, sum);
+    }
   }
 }
 
@@ -459,11 +452,11 @@ void SizeScratch(const FrameLayout& layout, int g, PageQuery* out) {
   out->factor.Resize(heads);
   out->power.Resize(heads);
   out->unit_fine.Resize(heads);
-  out->q8.Resize(heads * kFrameTiles * n);
+  out->q8.Resize(heads * kFrames * n);
   out->at_Q.Resize(n / 4);
   for (int q = 0; q < layout.n_padded / 4; q += 16) {
     int32_t* at = out->at_Q.data() + q;
-    const int first = q / 16 * g * kFrameTiles * 64;
+    const int first = q / 16 * g * kFrames * 64;
     for (int i = 0; i < 16; ++i) at[i] = first + kQuadByte[static_cast<std::size_t>(i)];
   }
   std::fill_n(out->bound.data(), n, int16_t{0});
@@ -554,10 +547,10 @@ void PrepareAvx2(const FrameLayout& layout, const float* q_GD, int g, const Fram
       const __m256 a = _mm256_load_ps(x + s), b = _mm256_load_ps(y + s);
       const __m256 length = _mm256_sqrt_ps(_mm256_fmadd_ps(a, a, _mm256_mul_ps(b, b)));
       const __m256 some = _mm256_cmp_ps(length, _mm256_setzero_ps(), _CMP_GT_OQ);
-      _mm256_storeu_ps(query.largest + FrameQueryRow(s, g, h, 0) / kFrameTiles + s % 64, length);
+      _mm256_storeu_ps(query.largest + FrameQueryRow(s, g, h, 0) / kFrames + s % 64, length);
       _mm256_store_ps(inverse + s, _mm256_and_ps(some, _mm256_div_ps(Set(2047.0f), length)));
     }
-    for (int i = 0; i < kFrameTiles; ++i) {
+    for (int i = 0; i < kFrames; ++i) {
       const float* cosine = layout.cos_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
       const float* sine = layout.sin_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
       for (int s = 0; s < n; s += 64) {

@@ -10,6 +10,7 @@
 #include "kvcodec/frame_kernels.h"
 #include "kvcodec/page_avx512-inl.h"
 #include "simd/avx512.h"
+#include "simd/avx512_rows-inl.h"
 #include "simd/dot_bytes_avx512.h"
 #include "simd/line_fetcher.h"
 
@@ -19,6 +20,13 @@ namespace {
 
 PHASOR_INLINE __m512 LoadHalf16(const std::byte* at) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+}
+
+// Every lane the same four queries.
+PHASOR_INLINE __m512i Broadcast4(const int8_t* at) {
+  int32_t four;
+  std::memcpy(&four, at, 4);
+  return _mm512_set1_epi32(four);
 }
 
 // Codes of one tile of a quad: byte 4 t + k is token t, slot k.
@@ -52,15 +60,20 @@ PHASOR_INLINE __m512i TileCodes(const std::byte* quad) {
   return code;
 }
 
-// acc[tile][head] += codes times query over the quads of one width; tiles kFirst, kFirst + 1, ...
+// acc[tile][head] += codes times query of one quad; tiles kFirst, kFirst + 1, ... q: the queries of
+// the frame at hand, which are loaded where a frame begins.
 template <int kBits, int kFirst, int kTiles, int kG, int kTile = 0>
-PHASOR_INLINE void AddTiles(__m512i (&acc)[kTiles][kG], const std::byte* quad, const int8_t* q8) {
+PHASOR_INLINE void AddTiles(__m512i (&acc)[kTiles][kG], __m512i (&q)[kG], const std::byte* quad,
+                            const int8_t* q8) {
   if constexpr (kTile < kTiles) {
-    const __m512i code = TileCodes<kBits, kFirst + kTile>(quad);
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      AddByteProducts(acc[kTile][h], code, q8 + 64 * (h * kFrameTiles + kFirst + kTile));
+    constexpr int kFrame = FrameOf(kFirst + kTile);
+    if constexpr (kTile == 0 || kFrame != FrameOf(kFirst + kTile - 1)) {
+      PHASOR_UNROLL for (int h = 0; h < kG; ++h) q[h] =
+          Broadcast4(q8 + 64 * (h * kFrames + kFrame));
     }
-    AddTiles<kBits, kFirst, kTiles, kG, kTile + 1>(acc, quad, q8);
+    const __m512i code = TileCodes<kBits, kFirst + kTile>(quad);
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) AddByteProducts(acc[kTile][h], code, q[h]);
+    AddTiles<kBits, kFirst, kTiles, kG, kTile + 1>(acc, q, quad, q8);
   }
 }
 
@@ -73,7 +86,8 @@ PHASOR_INLINE void AddWidths(__m512i (&acc)[kTiles][kG], const FrameLayout& layo
     const int end = quad + layout.quads_of_bits[kBits];
     for (; quad < end; ++quad, code += 64 * kBits) {
       fetcher.Step();
-      AddTiles<kBits, kFirst, kTiles, kG>(acc, code,
+      __m512i q[kG];
+      AddTiles<kBits, kFirst, kTiles, kG>(acc, q, code,
                                           q8 + quad / 16 * group_bytes + 4 * FrameDword(quad));
     }
     AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, quad, q8, group_bytes, least_bits,
@@ -84,9 +98,9 @@ PHASOR_INLINE void AddWidths(__m512i (&acc)[kTiles][kG], const FrameLayout& layo
 struct ScoreJob {
   const FrameLayout& layout;
   const std::byte* page;
-  const int8_t* q8;            // [n_padded / 64][g][kFrameTiles][64]
+  const int8_t* q8;            // [n_padded / 64][g][kFrames][64]
   std::ptrdiff_t group_bytes;  // of q8, between 64 slots and the next
-  const float* offset;         // [g][kFrameTiles]
+  const float* offset;         // [g][kFrames]
   const float* unit;           // [g]: what one step of the integer sum is worth
   bool add;                    // to the scores of an earlier pass, with steps of a sixteenth
   int least_bits;              // narrower channels are left out
@@ -102,14 +116,14 @@ void ScoreTiles(const ScoreJob& job, int head) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) acc[i][h] = _mm512_setzero_si512();
   }
   AddWidths<kMaxFrameBits, kFirst, kTiles, kG>(acc, job.layout, job.page + job.layout.first_code, 0,
-                                               job.q8 + head * kFrameTiles * 64, job.group_bytes,
+                                               job.q8 + head * kFrames * 64, job.group_bytes,
                                                job.least_bits, *job.fetcher);
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     const __m512 unit = Set(job.add ? job.unit[head + h] * 0.0625f : job.unit[head + h]);
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
       float* score = job.score_GT + (head + h) * kPageTokens + (kFirst + i) * kFrameTile;
-      const __m512 offset =
-          job.add ? _mm512_loadu_ps(score) : Set(job.offset[(head + h) * kFrameTiles + kFirst + i]);
+      const __m512 offset = job.add ? _mm512_loadu_ps(score)
+                                    : Set(job.offset[(head + h) * kFrames + FrameOf(kFirst + i)]);
       _mm512_storeu_ps(score, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), unit, offset));
     }
   }
@@ -120,7 +134,7 @@ template <int kG>
 void ScoreHeads(const ScoreJob& job, int head) {
   if constexpr (kG <= 3) {
     ScoreTiles<0, 8, kG>(job, head);
-  } else if constexpr (kG <= 6) {
+  } else if constexpr (kG == 4) {
     ScoreTiles<0, 4, kG>(job, head);
     ScoreTiles<4, 4, kG>(job, head);
   } else {
@@ -129,26 +143,6 @@ void ScoreHeads(const ScoreJob& job, int head) {
     ScoreTiles<4, 2, kG>(job, head);
     ScoreTiles<6, 2, kG>(job, head);
   }
-}
-
-// Sums of 8 vectors: lane i of the result is the sum over v[i].
-PHASOR_INLINE __m256 SumRows(const __m512 v[8]) {
-  // Each step halves the number of vectors and of terms; the comments name what 128-bit lanes hold.
-  __m512 a[4];
-  PHASOR_UNROLL for (int i = 0; i < 4; ++i) {  // i, i, i + 4, i + 4
-    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x44),
-                         _mm512_shuffle_f32x4(v[i], v[i + 4], 0xee));
-  }
-  __m512 b[2];
-  PHASOR_UNROLL for (int i = 0; i < 2; ++i) {  // i, i + 4, i + 2, i + 6
-    b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 2], 0x88),
-                         _mm512_shuffle_f32x4(a[i], a[i + 2], 0xdd));
-  }
-  __m512 c = _mm512_add_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
-  c = _mm512_add_ps(c, _mm512_permute_ps(c, 0x4e));  // low halves of lanes: 0 1, 4 5, 2 3, 6 7
-  const __m512i order = _mm512_setr_epi64(0, 4, 2, 6, 0, 0, 0, 0);
-  return _mm512_castps512_ps256(
-      _mm512_castpd_ps(_mm512_permutexvar_pd(order, _mm512_castps_pd(c))));
 }
 
 // Per thread: the 8-bit query of the page at hand, and what its integer sums are turned back with.
@@ -164,29 +158,10 @@ struct PageQuery {
     middle.Resize(n);
     unit.Resize(heads + 8);
     factor.Resize(heads + 8);
-    offset.Resize(heads * kFrameTiles);
-    q8.Resize(heads * kFrameTiles * n);
+    offset.Resize(heads * kFrames + 8);
+    q8.Resize(heads * kFrames * n);
   }
 };
-
-// As SumRows, the largest instead of the sum.
-PHASOR_INLINE __m256 MaxRows(const __m512 v[8]) {
-  __m512 a[4];
-  PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
-    a[i] = _mm512_max_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x44),
-                         _mm512_shuffle_f32x4(v[i], v[i + 4], 0xee));
-  }
-  __m512 b[2];
-  PHASOR_UNROLL for (int i = 0; i < 2; ++i) {
-    b[i] = _mm512_max_ps(_mm512_shuffle_f32x4(a[i], a[i + 2], 0x88),
-                         _mm512_shuffle_f32x4(a[i], a[i + 2], 0xdd));
-  }
-  __m512 c = _mm512_max_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
-  c = _mm512_max_ps(c, _mm512_permute_ps(c, 0x4e));
-  const __m512i order = _mm512_setr_epi64(0, 4, 2, 6, 0, 0, 0, 0);
-  return _mm512_castps512_ps256(
-      _mm512_castpd_ps(_mm512_permutexvar_pd(order, _mm512_castps_pd(c))));
-}
 
 // Units and their inverses of up to 8 heads: what the largest product of query and scale becomes
 // 126.9 = 2047 * 2032 / 2^15 by.
@@ -199,7 +174,7 @@ PHASOR_INLINE float FindUnits(const FrameLayout& layout, const float* largest, i
   for (int s = 0; s < layout.n_padded; s += 16) {
     const __m512 scale = _mm512_load_ps(out->scale.data() + s);
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const float* at = largest + FrameQueryRow(s, g, head + h, 0) / kFrameTiles + s % 64;
+      const float* at = largest + FrameQueryRow(s, g, head + h, 0) / kFrames + s % 64;
       const __m512 product = _mm512_mul_ps(_mm512_loadu_ps(at), scale);
       most[h] = _mm512_max_ps(most[h], product);
       power[h] = _mm512_fmadd_ps(product, product, power[h]);
@@ -224,19 +199,18 @@ PHASOR_INLINE float FindUnits(const FrameLayout& layout, const float* largest, i
   return least;
 }
 
-// One head: query times scales to bytes, and per tile what the channels' middles contribute.
+// One head: query times scales to bytes, and per frame what the channels' middles contribute.
 template <bool kFine>
 PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h,
-                            const uint8_t* middle_fine, PageQuery* out) {
+                            const uint8_t* middle_fine, PageQuery* out, __m512* partial) {
   const float* scale = out->scale.data();
   const float* middle = out->middle.data();
   const __m512 factor = Set(kFine ? 16 * out->factor[h] : out->factor[h]);
   const __m512 unit = Set(out->unit[h]);
-  __m512 partial[kFrameTiles];
-  PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) partial[i] = _mm512_setzero_ps();
+  PHASOR_UNROLL for (int i = 0; i < kFrames; ++i) partial[i] = _mm512_setzero_ps();
   for (int s = 0; s < layout.n_padded; s += 64) {
     const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
-    const float* largest = query.largest + row / kFrameTiles;
+    const float* largest = query.largest + row / kFrames;
     __m512i wide[4];
     PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
       const __m512 x =
@@ -253,7 +227,7 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
     const float* turned = query.turned + row;
     int8_t* q8 = out->q8.data() + row;
     int8_t* q8_fine = kFine ? out->q8_fine.data() + row : nullptr;
-    PHASOR_UNROLL for (int i = 0; i < kFrameTiles; ++i) {
+    PHASOR_UNROLL for (int i = 0; i < kFrames; ++i) {
       __m512i q0 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i), m0);
       __m512i q1 = _mm512_mulhrs_epi16(_mm512_loadu_si512(normalized + 64 * i + 32), m1);
       __m512 below_fine = _mm512_setzero_ps();
@@ -284,7 +258,21 @@ PHASOR_INLINE void FoldHead(const FrameLayout& layout, const FrameQuery& query, 
       partial[i] = _mm512_fnmadd_ps(codes_below, unit, sum);
     }
   }
-  _mm256_storeu_ps(out->offset.data() + h * kFrameTiles, SumRows(partial));
+}
+
+// Heads from `head` on, as many as one SumRows serves.
+constexpr int kFoldHeads = 8 / kFrames;
+
+template <bool kFine>
+void FoldSomeHeads(const FrameLayout& layout, const FrameQuery& query, int g, int head,
+                   const uint8_t* middle_fine, PageQuery* out) {
+  __m512 partial[kFoldHeads * kFrames];
+  const int n = std::min(g - head, kFoldHeads);
+  for (int i = 0; i < n; ++i) {
+    FoldHead<kFine>(layout, query, g, head + i, middle_fine, out, partial + i * kFrames);
+  }
+  for (int i = n * kFrames; i < kFoldHeads * kFrames; ++i) partial[i] = _mm512_setzero_ps();
+  _mm256_storeu_ps(out->offset.data() + head * kFrames, SumRows(partial));
 }
 
 // Scales and middles of a page, the units of the heads, and which channels need a second pass.
@@ -325,21 +313,23 @@ void LoadScales(const FrameLayout& layout, const FrameQuery& query, int g, const
   out->fine_bits = bits;
 }
 
-// Folding a head takes as long as this many steps of ScorePass.
+// Folding kFoldHeads heads takes as long as this many steps of ScorePass.
 constexpr int kFoldSteps = 4;
 
 void FoldHeads(const FrameLayout& layout, const FrameQuery& query, int g, PageQuery* out,
                LineFetcher& fetcher) {
   if (out->fine_bits == 0) {
-    for (int h = 0; h < g; ++h) {
-      FoldHead<false>(layout, query, g, h, nullptr, out);
+    for (int h = 0; h < g; h += kFoldHeads) {
+      FoldSomeHeads<false>(layout, query, g, h, nullptr, out);
       for (int i = 0; i < kFoldSteps; ++i) fetcher.Step();
     }
     return;
   }
   out->q8_fine.Resize(out->q8.size());
   const uint8_t* middle_fine = layout.middle_from[out->fine_bits].data();
-  for (int h = 0; h < g; ++h) FoldHead<true>(layout, query, g, h, middle_fine, out);
+  for (int h = 0; h < g; h += kFoldHeads) {
+    FoldSomeHeads<true>(layout, query, g, h, middle_fine, out);
+  }
 }
 
 void ScorePass(const ScoreJob& job, int g) {
@@ -370,7 +360,7 @@ void ScoreProducts(const FrameLayout& layout, const PageQuery& query, int g,
   ScoreJob job = {layout,
                   page.page,
                   query.q8.data(),
-                  static_cast<std::ptrdiff_t>(g) * kFrameTiles * 64,
+                  static_cast<std::ptrdiff_t>(g) * kFrames * 64,
                   query.offset.data(),
                   query.unit.data(),
                   /*add=*/false,
@@ -392,7 +382,10 @@ void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g,
   static thread_local PageQuery scratch[kTogether];
   for (PageQuery& s : scratch) s.Resize(layout, g);
   // ScorePass: quads times the groups of tiles of ScoreHeads.
-  const int n_steps = layout.n_quads * (g <= 3 ? 1 : g <= 6 ? 2 : 4) + g * kFoldSteps;
+  const int n_steps = layout.n_quads * (g <= 3   ? 1
+                                        : g == 4 ? 2
+                                                 : 4) +
+                      (g + kFoldHeads - 1) / kFoldHeads * kFoldSteps;
   for (; !pages.empty(); pages = pages.subspan(std::min(pages.size(), kTogether))) {
     const std::size_t n = std::min(pages.size(), kTogether);
     for (std::size_t i = 0; i < n; ++i) LoadScales(layout, query, g, pages[i].page, &scratch[i]);
@@ -427,10 +420,10 @@ void PrepareAvx512(const FrameLayout& layout, const float* q_GD, int g, const Fr
       const __m512 a = _mm512_load_ps(x + s), b = _mm512_load_ps(y + s);
       const __m512 length = _mm512_sqrt_ps(_mm512_fmadd_ps(a, a, _mm512_mul_ps(b, b)));
       const __mmask16 some = _mm512_cmp_ps_mask(length, _mm512_setzero_ps(), _CMP_GT_OQ);
-      _mm512_storeu_ps(query.largest + FrameQueryRow(s, g, h, 0) / kFrameTiles + s % 64, length);
+      _mm512_storeu_ps(query.largest + FrameQueryRow(s, g, h, 0) / kFrames + s % 64, length);
       _mm512_store_ps(inverse + s, _mm512_maskz_div_ps(some, Set(2047.0f), length));
     }
-    for (int i = 0; i < kFrameTiles; ++i) {
+    for (int i = 0; i < kFrames; ++i) {
       const float* cosine = layout.cos_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
       const float* sine = layout.sin_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
       for (int s = 0; s < n; s += 64) {
@@ -453,15 +446,16 @@ void PrepareAvx512(const FrameLayout& layout, const float* q_GD, int g, const Fr
   }
 }
 
-// Turns every pair of tile[D][128] by direction * 16 i omega_j in tile i, within +-65504.
-void TurnTiles(const FrameLayout& layout, float direction, float* frame_DT) {
+// Turns every pair of frame_DT [D][128] by direction * 64 i omega_j in frame i, within +-65504.
+void TurnFrames(const FrameLayout& layout, float direction, float* frame_DT) {
   const std::size_t n_pairs = layout.pairs.size();
   for (std::size_t j = 0; j < n_pairs; ++j) {
     float* x = frame_DT + layout.pairs[j].x * kRowFloats;
     float* y = frame_DT + layout.pairs[j].y * kRowFloats;
     for (std::size_t i = 0; i < kFrameTiles; ++i) {
-      const __m512 c = Set(layout.cos_IP[i * n_pairs + j]);
-      const __m512 s = Set(direction * layout.sin_IP[i * n_pairs + j]);
+      const std::size_t at = FrameOf(static_cast<int>(i)) * n_pairs + j;
+      const __m512 c = Set(layout.cos_IP[at]);
+      const __m512 s = Set(direction * layout.sin_IP[at]);
       const __m512 a = _mm512_load_ps(x + 16 * i), b = _mm512_load_ps(y + 16 * i);
       const __m512 u = _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c));
       const __m512 v = _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c));
@@ -566,7 +560,7 @@ void PackQuad(const __m512i word[8], int bits, std::byte* quad) {
 void EncodeAvx512(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page) {
   float* frame = TileScratch(layout.head_dim);
   RowsToTile(x_TD, layout.head_dim, n_tokens, frame);
-  TurnTiles(layout, -1.0f, frame);
+  TurnFrames(layout, -1.0f, frame);
   if (n_tokens < kPageTokens) {  // missing tokens are copies of the last one, in its frame
     for (int d = 0; d < layout.head_dim; ++d) {
       float* row = frame + d * kRowFloats;
@@ -655,7 +649,7 @@ void DecodeAvx512(const FrameLayout& layout, const std::byte* page, int n_tokens
     UnpackQuad(quad, layout.bits_Q[q], scale, low, row);
     quad += 64 * layout.bits_Q[q];
   }
-  TurnTiles(layout, 1.0f, frame);
+  TurnFrames(layout, 1.0f, frame);
   TileToRows(frame, layout.head_dim, n_tokens, x_TD);
 }
 

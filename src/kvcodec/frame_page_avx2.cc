@@ -28,16 +28,16 @@ PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
 
-// Turns every pair of tile[D][128] by direction * 16 i omega_j in tile i, within +-65504.
-void TurnTiles(const FrameLayout& layout, float direction, float* frame_DT) {
+// Turns every pair of frame_DT [D][128] by direction * 64 i omega_j in frame i, within +-65504.
+void TurnFrames(const FrameLayout& layout, float direction, float* frame_DT) {
   const std::size_t n_pairs = layout.pairs.size();
   for (std::size_t j = 0; j < n_pairs; ++j) {
     float* x = frame_DT + layout.pairs[j].x * kRowFloats;
     float* y = frame_DT + layout.pairs[j].y * kRowFloats;
-    for (std::size_t i = 0; i < kFrameTiles; ++i) {
+    for (std::size_t i = 0; i < kFrames; ++i) {
       const __m256 c = Set(layout.cos_IP[i * n_pairs + j]);
       const __m256 s = Set(direction * layout.sin_IP[i * n_pairs + j]);
-      PHASOR_UNROLL for (std::size_t t = 16 * i; t < 16 * i + 16; t += 8) {
+      for (std::size_t t = kFrameTokens * i; t < kFrameTokens * (i + 1); t += 8) {
         const __m256 a = _mm256_load_ps(x + t), b = _mm256_load_ps(y + t);
         const __m256 u = _mm256_fnmadd_ps(b, s, _mm256_mul_ps(a, c));
         const __m256 v = _mm256_fmadd_ps(a, s, _mm256_mul_ps(b, c));
@@ -211,7 +211,7 @@ void PackQuad(const __m256i word[kFrameTiles], int bits, std::byte* quad) {
 void EncodeFrameAvx2(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page) {
   float* frame = TileScratch(layout.head_dim);
   RowsToTile(x_TD, layout.head_dim, n_tokens, frame);
-  TurnTiles(layout, -1.0f, frame);
+  TurnFrames(layout, -1.0f, frame);
   if (n_tokens < kPageTokens) {  // missing tokens are copies of the last one, in its frame
     for (int d = 0; d < layout.head_dim; ++d) {
       float* row = frame + d * kRowFloats;
@@ -313,7 +313,7 @@ void DecodeFrameAvx2(const FrameLayout& layout, const std::byte* page, int n_tok
     UnpackQuad(quad, layout.bits_Q[q], scale, low, row);
     quad += 64 * layout.bits_Q[q];
   }
-  TurnTiles(layout, 1.0f, frame);
+  TurnFrames(layout, 1.0f, frame);
   TileToRows(frame, layout.head_dim, n_tokens, x_TD);
 }
 

@@ -23,16 +23,16 @@ float* TileScratch(int head_dim) {
   return tile.data();
 }
 
-// Turns every pair of tile[D][128] by direction * 16 i omega_j in tile i, within +-65504.
-void TurnTiles(const FrameLayout& layout, float direction, float* frame_DT) {
+// Turns every pair of frame_DT [D][128] by direction * 64 i omega_j in frame i, within +-65504.
+void TurnFrames(const FrameLayout& layout, float direction, float* frame_DT) {
   const std::size_t n_pairs = layout.pairs.size();
   for (std::size_t j = 0; j < n_pairs; ++j) {
     float* x = frame_DT + layout.pairs[j].x * kRowFloats;
     float* y = frame_DT + layout.pairs[j].y * kRowFloats;
-    for (std::size_t i = 0; i < kFrameTiles; ++i) {
+    for (std::size_t i = 0; i < kFrames; ++i) {
       const float32x4_t c = vdupq_n_f32(layout.cos_IP[i * n_pairs + j]);
       const float32x4_t s = vdupq_n_f32(direction * layout.sin_IP[i * n_pairs + j]);
-      PHASOR_UNROLL for (std::size_t t = 16 * i; t < 16 * i + 16; t += 4) {
+      for (std::size_t t = kFrameTokens * i; t < kFrameTokens * (i + 1); t += 4) {
         const float32x4_t a = vld1q_f32(x + t), b = vld1q_f32(y + t);
         vst1q_f32(x + t, Clamp(vfmsq_f32(vmulq_f32(a, c), b, s), kPolarInfinity));
         vst1q_f32(y + t, Clamp(vfmaq_f32(vmulq_f32(b, c), a, s), kPolarInfinity));
@@ -194,7 +194,7 @@ void PackQuad(const uint32x4_t word[kFrameTiles], int bits, std::byte* quad) {
 void EncodeFrameNeon(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page) {
   float* frame = TileScratch(layout.head_dim);
   RowsToTile(x_TD, layout.head_dim, n_tokens, frame);
-  TurnTiles(layout, -1.0f, frame);
+  TurnFrames(layout, -1.0f, frame);
   if (n_tokens < kPageTokens) {  // missing tokens are copies of the last one, in its frame
     for (int d = 0; d < layout.head_dim; ++d) {
       float* row = frame + d * kRowFloats;
@@ -287,7 +287,7 @@ void DecodeFrameNeon(const FrameLayout& layout, const std::byte* page, int n_tok
     UnpackQuad(quad, layout.bits_Q[q], scale, low, row);
     quad += 64 * layout.bits_Q[q];
   }
-  TurnTiles(layout, 1.0f, frame);
+  TurnFrames(layout, 1.0f, frame);
   TileToRows(frame, layout.head_dim, n_tokens, x_TD);
 }
 

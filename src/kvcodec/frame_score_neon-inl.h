@@ -54,7 +54,7 @@ struct ScoreJob {
   const FrameLayout& layout;
   int n_quads;  // the first ones count, the others do not
   const std::byte* codes;
-  const int8_t* q8;     // [n_padded / 64][g][kFrameTiles][64]
+  const int8_t* q8;     // [n_padded / 64][g][kFrames][64]
   const int32_t* at_Q;  // where in a head's part of q8 a quad begins
   // Per head that q8 holds: what one step of the integer sum is worth, and the scores it is added
   // to [128].
@@ -79,7 +79,7 @@ PHASOR_INLINE void AddTiles(int32x4_t (&acc)[kTiles][4][kG], const std::byte* qu
       code[v] = vreinterpretq_s8_u8(TileCodes<kBits, kFirst + kTile>(quad + 16 * v));
     }
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const int8x16_t q = Repeat4(q8 + 64 * (h * kFrameTiles + kFirst + kTile));
+      const int8x16_t q = Repeat4(q8 + 64 * (h * kFrames + FrameOf(kFirst + kTile)));
       PHASOR_UNROLL for (int v = 0; v < 4; ++v) {
         acc[kTile][v][h] = AddByteProducts(acc[kTile][v][h], code[v], q);
       }
@@ -111,7 +111,7 @@ void ScoreTiles(const ScoreJob& job, int head) {
   }
   const std::byte* code = job.codes;
   const int32_t* at = job.at_Q;
-  const int8_t* q8 = job.q8 + head * kFrameTiles * 64;
+  const int8_t* q8 = job.q8 + head * kFrames * 64;
   int left = job.n_quads;
   AddQuads<7, kFirst, kTiles, kG>(acc, job, &left, &code, &at, q8);
   AddQuads<6, kFirst, kTiles, kG>(acc, job, &left, &code, &at, q8);
@@ -164,7 +164,7 @@ void ScorePass(const ScoreJob& job, int g) {
 void FindUnit(const FrameLayout& layout, const float* largest, int g, int head, PageQuery* out) {
   float32x4_t most[2] = {vdupq_n_f32(0), vdupq_n_f32(0)}, power[2] = {most[0], most[0]};
   for (int s = 0; s < layout.n_padded; s += 64) {
-    const float* at = largest + FrameQueryRow(s, g, head, 0) / kFrameTiles;
+    const float* at = largest + FrameQueryRow(s, g, head, 0) / kFrames;
     PHASOR_UNROLL for (int v = 0; v < 16; ++v) {
       const float32x4_t product =
           vmulq_f32(vld1q_f32(at + 4 * v), vld1q_f32(out->scale.data() + s + 4 * v));
@@ -193,7 +193,7 @@ PHASOR_INLINE float32x4_t CodesBelow(const uint8_t* middle_codes, const int8x16_
 }
 
 // 16 scales of 64 slots times their largest queries times factor, at p the quads p, p + 4, p + 8
-// and p + 12 as FrameDword has them: the 16-bit numbers that FoldTile multiplies with.
+// and p + 12 as FrameDword has them: the 16-bit numbers that FoldFrame multiplies with.
 PHASOR_INLINE void FoldScales(const float* largest, const float* scale, float32x4_t factor,
                               int16x8_t m[8]) {
   int16x4_t quad[16];
@@ -207,12 +207,12 @@ PHASOR_INLINE void FoldScales(const float* largest, const float* scale, float32x
   }
 }
 
-// 64 queries of one tile to bytes; kFine: and to sixteenths. Returns what the codes' middles times
+// 64 queries of one frame to bytes; kFine: and to sixteenths. Returns what the codes' middles times
 // these come to.
 template <bool kFine>
-PHASOR_INLINE float32x4_t FoldTile(const int16_t* normalized, const int16x8_t m[8],
-                                   const uint8_t* middle_codes, const uint8_t* middle_fine,
-                                   int8_t* q8, int8_t* q8_fine) {
+PHASOR_INLINE float32x4_t FoldFrame(const int16_t* normalized, const int16x8_t m[8],
+                                    const uint8_t* middle_codes, const uint8_t* middle_fine,
+                                    int8_t* q8, int8_t* q8_fine) {
   int16x8_t q[8], rest[8];
   PHASOR_UNROLL for (int v = 0; v < 8; ++v) {
     q[v] = vqrdmulhq_s16(vld1q_s16(normalized + 8 * v), m[v]);
@@ -244,18 +244,18 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
   const std::size_t head = static_cast<std::size_t>(h);
   const float32x4_t factor = vdupq_n_f32(kFine ? 16 * out->factor[head] : out->factor[head]);
   const float32x4_t unit = vdupq_n_f32(out->unit[head]);
-  float32x4_t partial[kFrameTiles];
+  float32x4_t partial[kFrames];
   for (int s = 0; s < layout.n_padded; s += 64) {
     const std::ptrdiff_t row = FrameQueryRow(s, g, h, 0);
     int16x8_t m[8];
-    FoldScales(query.largest + row / kFrameTiles, out->scale.data() + s, factor, m);
+    FoldScales(query.largest + row / kFrames, out->scale.data() + s, factor, m);
     const uint8_t* middle_codes = layout.middle_bytes_S.data() + s;
     const uint8_t* middle_fine = kFine ? out->middle_fine.data() + s : nullptr;
     int8_t* q8_fine = kFine ? out->q8_fine.data() + FrameQueryRow(s, g, fine_at, 0) : nullptr;
-    for (int i = 0; i < kFrameTiles; ++i) {
+    for (int i = 0; i < kFrames; ++i) {
       const float32x4_t codes_below =
-          FoldTile<kFine>(query.normalized + row + 64 * i, m, middle_codes, middle_fine,
-                          out->q8.data() + row + 64 * i, kFine ? q8_fine + 64 * i : nullptr);
+          FoldFrame<kFine>(query.normalized + row + 64 * i, m, middle_codes, middle_fine,
+                           out->q8.data() + row + 64 * i, kFine ? q8_fine + 64 * i : nullptr);
       const float* turned = query.turned + row + 64 * i;
       const float* middle = out->middle.data() + s;
       float32x4_t sum[4];
@@ -268,9 +268,9 @@ void FoldHead(const FrameLayout& layout, const FrameQuery& query, int g, int h, 
       partial[i] = s == 0 ? all : vaddq_f32(partial[i], all);
     }
   }
-  for (int i = 0; i < kFrameTiles; ++i) {
+  for (int i = 0; i < kFrames; ++i) {
     const float32x4_t sum = vdupq_n_f32(vaddvq_f32(partial[i]));
-    PHASOR_UNROLL for (int v = 0; v < 4; ++v) vst1q_f32(score_T + kFrameTile * i + 4 * v, sum);
+    for (int t = 0; t < kFrameTokens; t += 4) vst1q_f32(score_T + kFrameTokens * i + t, sum);
   }
 }
 
@@ -294,11 +294,11 @@ void ResizePageQuery(const FrameLayout& layout, int g, PageQuery* out) {
   for (auto* buffer : {&out->unit, &out->factor, &out->unit_fine, &out->power}) {
     buffer->Resize(heads);
   }
-  out->q8.Resize(heads * kFrameTiles * n);
+  out->q8.Resize(heads * kFrames * n);
   out->at_Q.Resize(n / 4);
   for (int q = 0; q < layout.n_padded / 4; ++q) {
     out->at_Q[static_cast<std::size_t>(q)] =
-        q / 16 * g * kFrameTiles * 64 + kQuadByte[static_cast<std::size_t>(q % 16)];
+        q / 16 * g * kFrames * 64 + kQuadByte[static_cast<std::size_t>(q % 16)];
   }
 }
 
@@ -356,10 +356,10 @@ void ScoreNeon(const FrameLayout& layout, const FrameQuery& query, int g,
   }
 }
 
-// The 64 queries of one tile from slot s on, and the same rounded to 2047 steps.
-PHASOR_INLINE void PrepareTile(const float* cosine, const float* sine, const float* x,
-                               const float* y, const float* inverse, float* turned,
-                               int16_t* normalized) {
+// The 64 queries of one frame from slot s on, and the same rounded to 2047 steps.
+PHASOR_INLINE void PrepareFrame(const float* cosine, const float* sine, const float* x,
+                                const float* y, const float* inverse, float* turned,
+                                int16_t* normalized) {
   int16x4_t quad[16];
   PHASOR_UNROLL for (int v = 0; v < 16; ++v) {
     const float32x4_t value = vfmaq_f32(vmulq_f32(vld1q_f32(sine + 4 * v), vld1q_f32(y + 4 * v)),
@@ -394,17 +394,17 @@ void PrepareNeon(const FrameLayout& layout, const float* q_GD, int g, const Fram
       const float32x4_t a = vld1q_f32(x + s), b = vld1q_f32(y + s);
       const float32x4_t length = vsqrtq_f32(vfmaq_f32(vmulq_f32(b, b), a, a));
       const uint32x4_t some = vcgtq_f32(length, vdupq_n_f32(0.0f));
-      vst1q_f32(query.largest + FrameQueryRow(s, g, h, 0) / kFrameTiles + s % 64, length);
+      vst1q_f32(query.largest + FrameQueryRow(s, g, h, 0) / kFrames + s % 64, length);
       vst1q_f32(inverse + s,
                 vbslq_f32(some, vdivq_f32(vdupq_n_f32(2047.0f), length), vdupq_n_f32(0.0f)));
     }
-    for (int i = 0; i < kFrameTiles; ++i) {
+    for (int i = 0; i < kFrames; ++i) {
       const float* cosine = layout.cos_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
       const float* sine = layout.sin_IS.data() + static_cast<std::ptrdiff_t>(i) * n;
       for (int s = 0; s < n; s += 64) {
         const std::ptrdiff_t row = FrameQueryRow(s, g, h, i);
-        PrepareTile(cosine + s, sine + s, x + s, y + s, inverse + s, query.turned + row,
-                    query.normalized + row);
+        PrepareFrame(cosine + s, sine + s, x + s, y + s, inverse + s, query.turned + row,
+                     query.normalized + row);
       }
     }
   }

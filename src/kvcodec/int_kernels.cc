@@ -78,11 +78,11 @@ void UnpackTile(int bits, const std::byte* tile, uint32_t (*word)[16]) {
 
 namespace {
 
-constexpr std::array<float, kPageTokens + kThresholdPhases> MakeThresholds() {
-  std::array<float, kPageTokens + kThresholdPhases> t{};
-  for (std::size_t i = 0; i < t.size(); ++i) {
+constexpr ThresholdTable MakeThresholds() {
+  ThresholdTable t{};
+  for (std::size_t i = 0; i < t.at.size(); ++i) {
     // The fraction of i / golden ratio, to 24 bits.
-    t[i] = static_cast<float>(static_cast<uint32_t>(i) * 2654435769u >> 8) * 0x1p-24f;
+    t.at[i] = static_cast<float>(static_cast<uint32_t>(i) * 2654435769u >> 8) * 0x1p-24f;
   }
   return t;
 }
@@ -236,7 +236,7 @@ constexpr IntKernels kScalarSet = {Score, Accumulate, Decode, Search};
 
 }  // namespace
 
-constinit const std::array<float, kPageTokens + kThresholdPhases> kThresholds = MakeThresholds();
+constinit const ThresholdTable kThresholds = MakeThresholds();
 
 const IntKernels& GetIntKernels(CpuLevel level) {
   const IntKernels* set = nullptr;

@@ -130,13 +130,16 @@ inline constexpr int kByteWeightLevels = 255;  // for 3- and 4-bit codes
 // 0.025 for 3: at most 5.3 % and 1.3 % of it, and that only where one token carries the page.
 
 // Thresholds in [0, 1) of kPageTokens tokens for one head of one page.
-inline constexpr int kThresholdPhases = 64;
-extern const std::array<float, kPageTokens + kThresholdPhases> kThresholds;
+inline constexpr int kThresholdPhases = 16, kThresholdStep = 16;  // steps are whole vectors
+struct ThresholdTable {
+  alignas(64) std::array<float, kPageTokens + (kThresholdPhases - 1) * kThresholdStep> at;
+};
+extern const ThresholdTable kThresholds;
 // Pages and heads start at different places, so that what recurs every 128 tokens averages out.
 inline const float* Thresholds(const uint16_t* scales, int head) {
   const uint32_t mixed = (scales[0] + 7u * scales[1]) * 0x9e3779b1u;
-  return kThresholds.data() +
-         (((mixed >> 26) + 11u * static_cast<uint32_t>(head)) % kThresholdPhases);
+  const uint32_t phase = ((mixed >> 28) + 3u * static_cast<uint32_t>(head)) % kThresholdPhases;
+  return kThresholds.at.data() + kThresholdStep * phase;
 }
 
 }  // namespace phasor

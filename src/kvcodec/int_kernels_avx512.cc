@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "simd/avx512.h"
+#include "simd/avx512_rows-inl.h"
 #include "simd/dot_bytes_avx512.h"
 #include "simd/line_fetcher.h"
 #include "simd/target.h"
@@ -203,8 +204,8 @@ struct BlockWeights {
   alignas(64) uint8_t high[kMaxHeads][kPageTokens];
   alignas(64) uint8_t selector[kPageTokens];
   alignas(64) float scale[kPageTokens];
-  float step[kMaxHeads];
-  float largest[kMaxHeads];  // weight times scale, for 8-bit codes
+  alignas(32) float step[kMaxHeads];
+  alignas(32) float inverse[kMaxHeads];
 };
 
 PHASOR_INLINE void LoadScales(const uint16_t* scales, const IntLevels& levels, BlockWeights* w) {
@@ -224,34 +225,46 @@ PHASOR_INLINE __m512i PackBytes(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm512_permutexvar_epi32(order, bytes);
 }
 
-// Weights times scales, zero beyond n_tokens; returns the largest.
-PHASOR_INLINE float Products(const float* weight, int n_tokens, const BlockWeights& w,
-                             __m512* product) {
-  __m512 largest = _mm512_setzero_ps();
+// Weights times scales, zero beyond n_tokens.
+PHASOR_INLINE void Products(const float* weight, int n_tokens, const BlockWeights& w,
+                            __m512* product) {
   PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
     product[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(TailMask(n_tokens - 16 * v), weight + 16 * v),
                                _mm512_load_ps(w.scale + 16 * v));
-    largest = _mm512_max_ps(largest, product[v]);
   }
-  return _mm512_reduce_max_ps(largest);
 }
 
-// Returns whether any weight counts.
+// Steps of n <= kMaxHeads heads and their inverses, 0 for heads whose weights are all too small.
+// Together, so that one head's chain of latencies lies beside those of the others. Returns whether
+// any weight counts.
 template <int BITS>
-PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const float* threshold,
+PHASOR_INLINE bool FindSteps(const float* weight_GT, int n, int n_tokens, BlockWeights* w) {
+  __m512 largest[kMaxHeads];
+  PHASOR_UNROLL for (int i = 0; i < kMaxHeads; ++i) largest[i] = _mm512_setzero_ps();
+  for (int i = 0; i < n; ++i) {
+    __m512 product[kVectors];
+    Products(weight_GT + i * kPageTokens, n_tokens, *w, product);
+    PHASOR_UNROLL for (int v = 0; v < kVectors / 2; ++v) {
+      product[v] = _mm512_max_ps(product[v], product[v + kVectors / 2]);
+    }
+    largest[i] =
+        _mm512_max_ps(_mm512_max_ps(product[0], product[1]), _mm512_max_ps(product[2], product[3]));
+  }
+  const __m256 top = MaxRows(largest);
+  constexpr float kLevels = BITS == 8 ? kWeightLevels : kByteWeightLevels;
+  const __mmask8 counts = _mm256_cmp_ps_mask(top, _mm256_set1_ps(kSmallestWeight), _CMP_GE_OQ);
+  const __m256 levels = _mm256_set1_ps(kLevels);
+  _mm256_store_ps(w->inverse, _mm256_maskz_div_ps(counts, levels, top));
+  _mm256_store_ps(w->step, _mm256_maskz_div_ps(counts, top, levels));
+  return counts != 0;
+}
+
+template <int BITS>
+PHASOR_INLINE void QuantizeWeights(const float* weight, int n_tokens, const float* threshold,
                                    BlockWeights* w, int i) {
   __m512 product[kVectors];
-  float top = Products(weight, n_tokens, *w, product);
-  if (BITS == 8) top = w->largest[i];  // found for all heads before, so that none waits for it
-  w->step[i] = 0;
-  if (!(top >= kSmallestWeight)) {
-    __builtin_memset(w->low[i], 0, kPageTokens);
-    if (BITS == 8) __builtin_memset(w->high[i], 0, kPageTokens);
-    return false;
-  }
-  constexpr float kLevels = BITS == 8 ? kWeightLevels : kByteWeightLevels;
-  const __m512 inverse = _mm512_set1_ps(kLevels / top);
-  w->step[i] = top / kLevels;
+  Products(weight, n_tokens, *w, product);
+  const __m512 inverse = _mm512_set1_ps(w->inverse[i]);
   __m512i q[kVectors];
   PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
     q[v] = BITS == 8 ? _mm512_cvtps_epi32(_mm512_mul_ps(product[v], inverse))
@@ -272,7 +285,6 @@ PHASOR_INLINE bool QuantizeWeights(const float* weight, int n_tokens, const floa
       _mm512_store_si512(w->low[i] + 64 * h, PackBytes(p[0], p[1], p[2], p[3]));
     }
   }
-  return true;
 }
 
 // G outputs from `head`, whose weights start at `slot`; NB blocks of 16 channels.
@@ -386,20 +398,19 @@ void AccumulateBits(const IntAccumulateArgs& a) {
     const int end = b + 1 == shape.n_blocks ? shape.n_lanes / 16 : (b + 1) * shape.block / 16;
     for (int first = 0; first < a.g; first += kMaxHeads) {
       const int n = a.g - first < kMaxHeads ? a.g - first : kMaxHeads;
-      bool any = false;
-      for (int i = 0; BITS == 8 && i < n; ++i) {
-        __m512 product[kVectors];
-        const float* weight = a.weight_GT + (first + i) * kPageTokens;
-        w.largest[i] = full ? Products(weight, kPageTokens, w, product)
-                            : Products(weight, a.n_tokens, w, product);
-      }
-      for (int i = 0; i < n; ++i) {
-        const float* weight = a.weight_GT + (first + i) * kPageTokens;
-        const float* threshold = Thresholds(scale, first + i);
-        any |= full ? QuantizeWeights<BITS>(weight, kPageTokens, threshold, &w, i)
-                    : QuantizeWeights<BITS>(weight, a.n_tokens, threshold, &w, i);
-      }
+      const float* weight_GT = a.weight_GT + first * kPageTokens;
+      const bool any = full ? FindSteps<BITS>(weight_GT, n, kPageTokens, &w)
+                            : FindSteps<BITS>(weight_GT, n, a.n_tokens, &w);
       if (!any) continue;
+      for (int i = 0; i < n; ++i) {
+        const float* weight = weight_GT + i * kPageTokens;
+        const float* threshold = Thresholds(scale, first + i);
+        if (full) {
+          QuantizeWeights<BITS>(weight, kPageTokens, threshold, &w, i);
+        } else {
+          QuantizeWeights<BITS>(weight, a.n_tokens, threshold, &w, i);
+        }
+      }
       AccumulateChunk<BITS>(a, w, first, n, lane, end, fetcher);
     }
   }

@@ -31,33 +31,59 @@ inline __attribute__((always_inline)) __m512 Exp(__m512 x, __m512 bias) {
   return _mm512_scalef_ps(p, n);
 }
 
+// Lanes of what is left of a row.
+inline __attribute__((always_inline)) __mmask16 FirstOf(int64_t n) {
+  return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1);
+}
+
 }  // namespace
 
-float ExpSumAvx512(float* x, int64_t n, float max) {
+// Sums and maxima are taken across lanes once for all rows: that costs as much as two vectors.
+float ExpSumAvx512(std::span<const FloatRow> rows, float max) {
   const __m512 bias = _mm512_set1_ps(-max * kLog2E);
   __m512 s0 = _mm512_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
-  int64_t i = 0;
-  for (; i + 64 <= n; i += 64) {
-    const __m512 a = Exp(_mm512_loadu_ps(x + i), bias);
-    const __m512 b = Exp(_mm512_loadu_ps(x + i + 16), bias);
-    const __m512 c = Exp(_mm512_loadu_ps(x + i + 32), bias);
-    const __m512 d = Exp(_mm512_loadu_ps(x + i + 48), bias);
-    _mm512_storeu_ps(x + i, a);
-    _mm512_storeu_ps(x + i + 16, b);
-    _mm512_storeu_ps(x + i + 32, c);
-    _mm512_storeu_ps(x + i + 48, d);
-    s0 = _mm512_add_ps(s0, a);
-    s1 = _mm512_add_ps(s1, b);
-    s2 = _mm512_add_ps(s2, c);
-    s3 = _mm512_add_ps(s3, d);
-  }
-  for (; i < n; i += 16) {
-    const __mmask16 some = static_cast<__mmask16>(n - i >= 16 ? 0xffff : (1u << (n - i)) - 1);
-    const __m512 a = _mm512_maskz_mov_ps(some, Exp(_mm512_maskz_loadu_ps(some, x + i), bias));
-    _mm512_mask_storeu_ps(x + i, some, a);
-    s0 = _mm512_add_ps(s0, a);
+  for (const auto& [x, n] : rows) {
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+      const __m512 a = Exp(_mm512_loadu_ps(x + i), bias);
+      const __m512 b = Exp(_mm512_loadu_ps(x + i + 16), bias);
+      const __m512 c = Exp(_mm512_loadu_ps(x + i + 32), bias);
+      const __m512 d = Exp(_mm512_loadu_ps(x + i + 48), bias);
+      _mm512_storeu_ps(x + i, a);
+      _mm512_storeu_ps(x + i + 16, b);
+      _mm512_storeu_ps(x + i + 32, c);
+      _mm512_storeu_ps(x + i + 48, d);
+      s0 = _mm512_add_ps(s0, a);
+      s1 = _mm512_add_ps(s1, b);
+      s2 = _mm512_add_ps(s2, c);
+      s3 = _mm512_add_ps(s3, d);
+    }
+    for (; i < n; i += 16) {
+      const __mmask16 some = FirstOf(n - i);
+      const __m512 a = _mm512_maskz_mov_ps(some, Exp(_mm512_maskz_loadu_ps(some, x + i), bias));
+      _mm512_mask_storeu_ps(x + i, some, a);
+      s0 = _mm512_add_ps(s0, a);
+    }
   }
   return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s0, s1), _mm512_add_ps(s2, s3)));
+}
+
+float MaxOfAvx512(std::span<const FloatRow> rows, float start) {
+  __m512 m0 = _mm512_set1_ps(start), m1 = m0, m2 = m0, m3 = m0;
+  for (const auto& [x, n] : rows) {
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+      m0 = _mm512_max_ps(m0, _mm512_loadu_ps(x + i));
+      m1 = _mm512_max_ps(m1, _mm512_loadu_ps(x + i + 16));
+      m2 = _mm512_max_ps(m2, _mm512_loadu_ps(x + i + 32));
+      m3 = _mm512_max_ps(m3, _mm512_loadu_ps(x + i + 48));
+    }
+    for (; i < n; i += 16) {
+      const __mmask16 some = FirstOf(n - i);
+      m0 = _mm512_mask_max_ps(m0, some, m0, _mm512_maskz_loadu_ps(some, x + i));
+    }
+  }
+  return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(m0, m1), _mm512_max_ps(m2, m3)));
 }
 
 }  // namespace phasor

@@ -43,15 +43,38 @@ void Softmax(float* x, int64_t n) {
 }
 
 float MaxOf(const float* x, int64_t n, float start) {
-  return HWY_DYNAMIC_DISPATCH(MaxKernel)(x, n, start);
+  const FloatRow row = {const_cast<float*>(x), n};
+  return MaxOf({&row, 1}, start);
 }
 
 float ExpSum(float* x, int64_t n, float max) {
+  const FloatRow row = {x, n};
+  return ExpSum({&row, 1}, max);
+}
+
+float MaxOf(std::span<const FloatRow> rows, float start) {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return ExpSumAvx512(x, n, max);
-  if (ActiveCpuLevel() == CpuLevel::kAvx2) return ExpSumAvx2(x, n, max);
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return MaxOfAvx512(rows, start);
 #endif
-  return HWY_DYNAMIC_DISPATCH(ExpSumKernel)(x, n, max);
+  for (const FloatRow& r : rows) start = HWY_DYNAMIC_DISPATCH(MaxKernel)(r.x, r.n, start);
+  return start;
+}
+
+float ExpSum(std::span<const FloatRow> rows, float max) {
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return ExpSumAvx512(rows, max);
+#endif
+  float sum = 0;
+  for (const FloatRow& r : rows) {
+#if defined(__x86_64__)
+    if (ActiveCpuLevel() == CpuLevel::kAvx2) {
+      sum += ExpSumAvx2(r.x, r.n, max);
+      continue;
+    }
+#endif
+    sum += HWY_DYNAMIC_DISPATCH(ExpSumKernel)(r.x, r.n, max);
+  }
+  return sum;
 }
 
 float OnlineSoftmax(float* x, int64_t n, float* max, float* sum) {

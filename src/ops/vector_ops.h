@@ -23,6 +23,13 @@ void Softmax(float* x, int64_t n);
 // x = exp(x - max) in place for max at least the largest, returning the sum of the terms.
 float MaxOf(const float* x, int64_t n, float start);
 float ExpSum(float* x, int64_t n, float max);
+// The same over several rows, faster than one after the other.
+struct FloatRow {
+  float* x;
+  int64_t n;
+};
+float MaxOf(std::span<const FloatRow> rows, float start);
+float ExpSum(std::span<const FloatRow> rows, float max);
 
 // One step of an online softmax over n scores, in place: x = exp(x - *max) after *max was raised to
 // cover x; returns the factor exp(old max - new max) for earlier sums; adds the new terms to *sum.
