@@ -25,6 +25,9 @@ constexpr std::size_t kBatchBytes = std::size_t{128} << 10;
 // Pages per work item when one head's context is split over threads.
 constexpr int kMinSegmentsPerSplit = 2 * kBatchPages;
 
+// Work items of a layer: what a thread waits for at the end is up to one of them.
+constexpr int kItemsPerThread = 32;
+
 // Running softmax of g rows over part of the context: out = sum_t exp(s_t - max) v_t.
 struct Partial {
   float* max;  // [g]
@@ -303,7 +306,7 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   FindSegments(job, n_uncommitted);
   const int n_segments = static_cast<int>(s.segments[0].size());
   // Enough items that threads finish together, none so small that merging costs more than scoring.
-  int n_splits = std::max(1, job.pool.size() * 8 / n_kv);
+  int n_splits = std::max(1, job.pool.size() * kItemsPerThread / n_kv);
   n_splits = std::min(n_splits, std::max(1, n_segments / kMinSegmentsPerSplit));
   const std::size_t per_item = static_cast<std::size_t>(g) * (D + 2);
   const int n_groups = GroupCount(job.cache);
