@@ -277,19 +277,21 @@ void MergeHead(const DecodeJob& job, int head, int n_splits, std::span<const Par
   if (c.value->HasRotation()) c.value->Unrotate(out_GD, g);
 }
 
-// Segments of every head up to the query, and what has to be prepared for them.
-void FindSegments(const DecodeJob& job, int n_uncommitted) {
+// Segments of one head up to the query.
+void FindSegments(const DecodeJob& job, int head, int n_uncommitted) {
+  std::vector<KvSegment>& segments = job.s.segments[head];
+  job.cache.Segments(job.layer, head, n_uncommitted, &segments);
+  std::erase_if(segments, [&](const KvSegment& s) { return s.first_token >= job.visible; });
+}
+
+// The first head's segments, and what has to be prepared: all heads have the same ledger.
+void FindViewUse(const DecodeJob& job, int n_uncommitted) {
   AttentionScratch::Impl& s = job.s;
   const int n_kv = job.shape.n_kv_heads;
   s.prepared.resize(static_cast<std::size_t>(n_kv) * job.cache.n_turns());
   s.view_use.assign(job.cache.n_turns(), {});
   s.segments.resize(n_kv);
-  for (int h = 0; h < n_kv; ++h) {
-    job.cache.Segments(job.layer, h, n_uncommitted, &s.segments[h]);
-    std::erase_if(s.segments[h],
-                  [&](const KvSegment& seg) { return seg.first_token >= job.visible; });
-  }
-  // All heads have the same ledger.
+  FindSegments(job, 0, n_uncommitted);
   const KvCodec* rows = job.cache.codecs(job.layer, 0).key_rows.get();
   for (const KvSegment& seg : s.segments[0]) {
     ViewUse& use = s.view_use[seg.view];
@@ -303,18 +305,20 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   const int n_kv = job.shape.n_kv_heads, D = job.shape.head_dim;
   const int g = job.shape.n_heads / n_kv;
   s.scores.resize(job.pool.size());
-  FindSegments(job, n_uncommitted);
+  FindViewUse(job, n_uncommitted);
   const int n_segments = static_cast<int>(s.segments[0].size());
   // Enough items that threads finish together, none so small that merging costs more than scoring.
   int n_splits = std::max(1, job.pool.size() * kItemsPerThread / n_kv);
   n_splits = std::min(n_splits, std::max(1, n_segments / kMinSegmentsPerSplit));
-  const std::size_t per_item = static_cast<std::size_t>(g) * (D + 2);
+  // Items of different threads share no cache line, nor two that are fetched together.
+  const std::size_t per_item = (static_cast<std::size_t>(g) * (D + 2) + 31) / 32 * 32;
   const int n_groups = GroupCount(job.cache);
   s.partials.Resize(per_item * n_kv * n_splits * n_groups);
   auto partial = [&](int head, int split, int group) {
     const int item = (head * n_splits + split) * n_groups + group;
-    float* base = s.partials.data() + per_item * static_cast<std::size_t>(item);
-    return Partial{base, base + g, base + 2 * g};
+    float* out = s.partials.data() + per_item * static_cast<std::size_t>(item);
+    float* max = out + static_cast<std::ptrdiff_t>(g) * D;
+    return Partial{max, max + g, out};
   };
   SplitList splits(n_kv, n_splits, n_segments);
   std::atomic<int> next_head{0}, prepared{0};
@@ -322,6 +326,7 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
     AlignedBuffer<float>& scores = s.scores[thread];
     scores.Resize(static_cast<std::size_t>(kBatchPages) * g * kPageTokens);
     for (int h; (h = next_head.fetch_add(1)) < n_kv;) {
+      if (h > 0) FindSegments(job, h, n_uncommitted);
       PrepareHead(job, h);
       prepared.fetch_add(1, std::memory_order_release);
     }
