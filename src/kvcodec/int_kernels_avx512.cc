@@ -377,11 +377,10 @@ void AccumulateChunk(const IntAccumulateArgs& a, const BlockWeights& w, int firs
 // Rows of tiles that AccumulateLanes goes through in all.
 template <int BITS>
 int AccumulateSteps(const IntPageShape& shape, int g) {
-  const int rows = kPageTokens / shape.group;
-  const int heads_at_once = BITS == 8 ? 4 : kMaxHeads;
-  const int lanes_at_once = BITS == 8 || g > 4 ? 2 : 4;
-  return rows * ((g + heads_at_once - 1) / heads_at_once) *
-         std::max(1, shape.n_lanes / 16 / lanes_at_once);
+  constexpr int kRows = kPageTokens / (4 * Tile<BITS>::kSteps);
+  constexpr int kHeadsAtOnce = BITS == 8 ? 4 : kMaxHeads;
+  const int lanes = BITS == 8 || g > 4 ? shape.n_lanes / 32 : shape.n_lanes / 64;
+  return kRows * ((g + kHeadsAtOnce - 1) / kHeadsAtOnce) * std::max(1, lanes);
 }
 
 template <int BITS>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace phasor {
 
@@ -28,7 +29,9 @@ class LineFetcher {
 
  private:
   static std::ptrdiff_t LinesPerStep(std::size_t n_bytes, int n_steps) {
-    const std::size_t lines = (n_bytes + 63) / 64, steps = n_steps > 0 ? n_steps : 1;
+    // 32 bits: this is done for every page, and a division of 64 takes twice as long.
+    const auto lines = static_cast<uint32_t>((n_bytes + 63) / 64);
+    const uint32_t steps = n_steps > 0 ? static_cast<uint32_t>(n_steps) : 1;
     return static_cast<std::ptrdiff_t>((lines + steps - 1) / steps);
   }
 
