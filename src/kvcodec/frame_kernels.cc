@@ -6,6 +6,7 @@
 
 #include "base/aligned.h"
 #include "kvcodec/polar_grid.h"  // SanitizeElement
+#include "simd/line_fetcher.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -136,11 +137,14 @@ void DecodeScalar(const FrameLayout& layout, const std::byte* page, int n_tokens
 }
 
 void ScorePageScalar(const FrameLayout& layout, const FrameQuery& query, int g,
-                     const std::byte* page, int n_tokens, float* score_GT) {
+                     const PageToScore& at) {
+  const auto [page, n_tokens, score_GT, next] = at;
   const GridView grids = Grids(layout, page);
   for (int h = 0; h < g; ++h) std::fill_n(score_GT + h * kPageTokens, n_tokens, 0.0f);
+  LineFetcher fetcher(next, layout.n_quads);
   const auto* quad = reinterpret_cast<const uint8_t*>(page) + layout.first_code;
   for (int q = 0; q < layout.n_quads; ++q) {
+    fetcher.Step();
     const int bits = layout.bits_Q[q];
     for (int k = 0; k < 4; ++k) {
       const int slot = 4 * q + k;
@@ -162,7 +166,7 @@ void ScorePageScalar(const FrameLayout& layout, const FrameQuery& query, int g,
 void ScoreScalar(const FrameLayout& layout, const FrameQuery& query, int g,
                  std::span<const PageToScore> pages) {
   for (const PageToScore& p : pages) {
-    ScorePageScalar(layout, query, g, p.page, p.n_tokens, p.score_GT);
+    ScorePageScalar(layout, query, g, p);
   }
 }
 
