@@ -52,8 +52,8 @@ Status TakeTypes(const SpanFingerprint& print, CacheFlags* flags) {
   flags->type_k.clear();
   flags->type_v.clear();
   for (const SpanLayerCodecs& layer : print.layers) {
-    flags->type_k += (flags->type_k.empty() ? "" : ",") + layer.key_codec;
-    flags->type_v += (flags->type_v.empty() ? "" : ",") + layer.value_codec;
+    flags->type_k += (flags->type_k.empty() ? "" : ",") + TypesOfLayer(layer.key_codec);
+    flags->type_v += (flags->type_v.empty() ? "" : ",") + TypesOfLayer(layer.value_codec);
   }
   return Status::Ok();
 }

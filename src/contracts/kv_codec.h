@@ -139,6 +139,8 @@ struct KvCodecInfo {
   double nominal_bits_128;  // the same at head size 128
   // Fails with kUnsupported where the head size or role does not fit.
   Result<std::unique_ptr<KvCodec>> (*make)(const char* id, const KvCodecParams& params);
+  // Of the page's bytes: one more with every change, or saved pages would be misread.
+  int layout = 1;
 };
 
 }  // namespace phasor

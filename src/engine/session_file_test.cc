@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "cache/kv_cache.h"
 #include "engine/engine.h"
+#include "engine/session_fingerprint.h"
 
 namespace phasor {
 namespace {
@@ -80,6 +81,7 @@ TEST_F(SessionFile, ASavedSessionGoesOnBitForBitInAModelLoadedAnew) {
                              {"f16", "f16"},
                              {"bf16", "q8_0"},
                              {"frame4", "q4_head"},
+                             {"int3_channel", "q3_head"},
                              {"polar", "q4_0h"}}) {
     SCOPED_TRACE(std::string(k) + " / " + v);
     auto session = Session::Create(*model, Types(k, v));
@@ -176,6 +178,25 @@ TEST_F(SessionFile, EveryFileThatDoesNotFitIsOneErrorAndLeavesTheSession) {
   const std::vector<int32_t> more = RandomTokens(*model, 10, 6);
   ASSERT_TRUE((*session)->Append(more, {}).ok() && (*twin)->Append(more, {}).ok());
   ExpectSameState(**session, **twin);
+}
+
+// Pages of the first layout have as many bytes and were saved under the plain id.
+TEST_F(SessionFile, PagesOfAnOlderLayoutAreRefused) {
+  const auto model = LoadTiny("llama_gqa_tied");
+  auto session = Session::Create(*model, Types("int4_channel", "q4_head"));
+  ASSERT_TRUE(session.ok());
+  const SpanFingerprint now = SessionFingerprint(**session);
+  EXPECT_EQ(now.layers[0].key_codec, "int4_channel@2");
+  EXPECT_EQ(now.layers[0].value_codec, "q4_head");
+  SpanFingerprint before = now;
+  for (SpanLayerCodecs& layer : before.layers) layer.key_codec = "int4_channel";
+  const Status status = CheckSameFingerprint(now, before, "a.span");
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("layer 0: K type: expected \"int4_channel@2\", found "
+                                  "\"int4_channel\""),
+            std::string::npos)
+      << status.message();
+  EXPECT_EQ(TypesOfLayer("int4_channel@2/f16/frame4@10"), "int4_channel/f16/frame4");
 }
 
 TEST_F(SessionFile, AnEmptySessionIsNotSaved) {

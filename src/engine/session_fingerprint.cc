@@ -12,6 +12,7 @@
 #include "engine/model_file.h"
 #include "engine/session_codecs.h"
 #include "model/calibration.h"
+#include "registry/kv_codec_table.h"
 #include "registry/position_table.h"
 #include "store/hash.h"
 #include "store/kv_span_io.h"
@@ -56,6 +57,19 @@ std::string Joined(std::span<const std::string> types) {
   }
   for (const std::string& type : types.subspan(1)) all += "/" + type;
   return all;
+}
+
+// As saved pages name their codec: "x", from the second layout on "x@2".
+std::string LayoutName(const std::string& type) {
+  const KvCodecInfo* info = FindKvCodec(type);
+  PHASOR_CHECK(info != nullptr);
+  return info->layout == 1 ? type : fmt::format("{}@{}", type, info->layout);
+}
+
+std::string PagesOf(std::span<const std::string> types) {
+  std::vector<std::string> pages;
+  for (const std::string& type : types) pages.push_back(LayoutName(type));
+  return Joined(pages);
 }
 
 std::string RowsOf(std::span<const std::string> types) {
@@ -108,6 +122,16 @@ std::string TokenizerHash(const Tokenizer& tokenizer) {
   return hasher.Finish().Hex();
 }
 
+std::string TypesOfLayer(const std::string& codec) {
+  std::string types;
+  bool in_layout = false;
+  for (const char c : codec) {
+    in_layout = c == '@' || (in_layout && c != '/');
+    if (!in_layout) types += c;
+  }
+  return types;
+}
+
 SpanFingerprint SessionFingerprint(const Session& session) {
   const LoadedModel& model = session.model();
   const ModelConfig& config = model.config();
@@ -130,8 +154,8 @@ SpanFingerprint SessionFingerprint(const Session& session) {
   for (int layer = 0; layer < config.n_layers; ++layer) {
     const auto k = std::span(types_k).subspan(layer * n, n);
     const auto v = std::span(types_v).subspan(layer * n, n);
-    f.layers[layer] = {.key_codec = Joined(k),
-                       .value_codec = Joined(v),
+    f.layers[layer] = {.key_codec = PagesOf(k),
+                       .value_codec = PagesOf(v),
                        .key_rows = RowsOf(k),
                        .value_rows = RowsOf(v),
                        .calibration_hash = CalibrationHash(model.calibration(), k, v, layer)};

@@ -17,7 +17,10 @@ std::string ModelHash(const LoadedModel& model);
 // 32 hex digits over what every token id stands for.
 std::string TokenizerHash(const Tokenizer& tokenizer);
 
-// Complete: model, tokenizer, codecs and calibration by layer, schedule, sizes.
+// Complete: model, tokenizer, codecs with their layouts and calibration by layer, schedule, sizes.
 SpanFingerprint SessionFingerprint(const Session& session);
+
+// The cache types of a layer from a codec of its fingerprint: "a/b" of "a@2/b".
+std::string TypesOfLayer(const std::string& codec);
 
 }  // namespace phasor

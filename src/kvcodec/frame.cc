@@ -22,6 +22,7 @@
 #include <cmath>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "kvcodec/frame_kernels.h"
@@ -159,6 +160,14 @@ class FrameCodec : public KvCodec {
   const FrameLayout layout_;
 };
 
+}  // namespace
+
+std::unique_ptr<KvCodec> MakeFrameCodec(FrameLayout layout) {
+  return std::make_unique<FrameCodec>(std::move(layout));
+}
+
+namespace {
+
 template <uint8_t kUniformBits>
 Result<std::unique_ptr<KvCodec>> MakeFrame(const char* id, const KvCodecParams& params) {
   const std::string name = id;
@@ -197,7 +206,7 @@ Result<std::unique_ptr<KvCodec>> MakeFrame(const char* id, const KvCodecParams& 
       }
     }
   }
-  return std::unique_ptr<KvCodec>(new FrameCodec(MakeFrameLayout(params, width_D)));
+  return MakeFrameCodec(MakeFrameLayout(params, width_D));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // frame4, frame3: keys as integers per channel in a frame that turns with RoPE; widths by query
-// weight. This header is the page layout, shared by the kernels and the width allocation.
+// weight. int4_channel, int3_channel: the same without turning, of one width. This header is the
+// page layout, shared by the kernels and the width allocation.
 //
 // A page of 128 tokens has two *frames* of 64. In frame i every RoPE pair is turned back by the
 // angle its first token has gone since the start of the page, 64 i omega_j; so a pair that turns
@@ -20,6 +21,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -43,6 +45,8 @@ inline constexpr double kFrameGridBits = 32.0 / kPageTokens;
 
 struct FrameLayout {
   int head_dim = 0;
+  // Grids hold every value of a channel (WholeFrameGrid); else ranges may shrink.
+  bool whole_ranges = false;
   int n_quads = 0;
   int n_padded = 0;                // slots, padded to a multiple of 64
   std::vector<int16_t> channel_S;  // [4 n_quads]; -1 where D is not a multiple of 4
@@ -89,6 +93,9 @@ constexpr std::ptrdiff_t FrameQueryRow(int slot, int g, int head, int frame) {
 // width_D: 0 .. 7 per channel (checked). omega_P: radians per token of each rotated pair
 // [n_rot / 2]; empty: nothing turns.
 FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t> width_D);
+
+// Keys in pages of the layout.
+std::unique_ptr<KvCodec> MakeFrameCodec(FrameLayout layout);
 
 // x_TD -> the frame, as [D][128]: sanitized, turned back, missing tokens as copies of the last.
 void ToFrame(const FrameLayout& layout, const float* x_TD, int n_tokens, float* frame_DT);

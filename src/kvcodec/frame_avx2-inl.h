@@ -6,14 +6,8 @@
 #include <cstddef>
 
 #include "kvcodec/frame.h"
+#include "kvcodec/page_avx2-inl.h"
 #include "simd/target.h"
-
-// GCC 12 takes the deliberately undefined register inside its own intrinsics for a mistake
-// (gcc.gnu.org bug 105593).
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
 
 namespace phasor {
 
@@ -26,35 +20,6 @@ void DecodeFrameAvx2(const FrameLayout& layout, const std::byte* page, int n_tok
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
-
-PHASOR_INLINE __m256 Set(float x) { return _mm256_set1_ps(x); }
-PHASOR_INLINE __m256i LoadBytes(const void* at) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(at));
-}
-PHASOR_INLINE void StoreBytes(void* at, __m256i x) {
-  _mm256_storeu_si256(static_cast<__m256i*>(at), x);
-}
-PHASOR_INLINE float SumLanes(__m256 x) {
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-PHASOR_INLINE float MaxLanes(__m256 x) {
-  __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
-}
-PHASOR_INLINE __m256 Clamp(__m256 x, float limit) {
-  return _mm256_max_ps(_mm256_min_ps(x, Set(limit)), Set(-limit));
-}
-
-// Moves bits up by kBy, or down by -kBy, in words of 16 bits: callers mask what is not theirs.
-template <int kBy>
-PHASOR_INLINE __m256i Shift(__m256i x) {
-  if constexpr (kBy > 0) return _mm256_slli_epi16(x, kBy);
-  if constexpr (kBy < 0) return _mm256_srli_epi16(x, -kBy);
-  return x;
-}
 
 // Codes of tokens 8 kHalf .. 8 kHalf + 7 of one tile of a quad: byte 4 t + k is token t, slot k.
 template <int kBits, int kTile, int kHalf>

@@ -6,6 +6,7 @@
 
 #include "base/aligned.h"
 #include "kvcodec/polar_grid.h"  // SanitizeElement
+#include "simd/line_fetcher.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -68,13 +69,14 @@ double GridError(const float* x_T, FrameGrid grid, int bits) {
   return sum;
 }
 
-FrameGrid FitGrid(const float* x_T, int bits) {
+FrameGrid FitGrid(const float* x_T, int bits, bool whole_range) {
   if (bits == 0) {
     double sum = 0;
     for (int t = 0; t < kPageTokens; ++t) sum += x_T[t];
     return {0, F32ToF16(static_cast<float>(sum / kPageTokens))};
   }
   const auto [low, high] = std::minmax_element(x_T, x_T + kPageTokens);
+  if (whole_range) return WholeFrameGrid(*low, *high, bits);
   FrameGrid best = {};
   double least = INFINITY;
   for (float shrink : kFrameShrink[bits]) {
@@ -101,7 +103,7 @@ void EncodeScalar(const FrameLayout& layout, const float* x_TD, int n_tokens, st
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
       const float* x_T = frame.data() + static_cast<std::ptrdiff_t>(channel) * kPageTokens;
-      const FrameGrid grid = FitGrid(x_T, bits);
+      const FrameGrid grid = FitGrid(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &grid.low, 2);
       const float scale = F16ToF32(grid.scale), low = F16ToF32(grid.low);
@@ -135,11 +137,14 @@ void DecodeScalar(const FrameLayout& layout, const std::byte* page, int n_tokens
 }
 
 void ScorePageScalar(const FrameLayout& layout, const FrameQuery& query, int g,
-                     const std::byte* page, int n_tokens, float* score_GT) {
+                     const PageToScore& at) {
+  const auto [page, n_tokens, score_GT, next] = at;
   const GridView grids = Grids(layout, page);
   for (int h = 0; h < g; ++h) std::fill_n(score_GT + h * kPageTokens, n_tokens, 0.0f);
+  LineFetcher fetcher(next, layout.n_quads);
   const auto* quad = reinterpret_cast<const uint8_t*>(page) + layout.first_code;
   for (int q = 0; q < layout.n_quads; ++q) {
+    fetcher.Step();
     const int bits = layout.bits_Q[q];
     for (int k = 0; k < 4; ++k) {
       const int slot = 4 * q + k;
@@ -161,7 +166,7 @@ void ScorePageScalar(const FrameLayout& layout, const FrameQuery& query, int g,
 void ScoreScalar(const FrameLayout& layout, const FrameQuery& query, int g,
                  std::span<const PageToScore> pages) {
   for (const PageToScore& p : pages) {
-    ScorePageScalar(layout, query, g, p.page, p.n_tokens, p.score_GT);
+    ScorePageScalar(layout, query, g, p);
   }
 }
 
@@ -198,6 +203,20 @@ FrameGrid MakeFrameGrid(float low, float high, float shrink, int bits) {
   const float middle = 0.5f * (low + high), half = 0.5f * (high - low) * shrink;
   const float step = 2.0f * half / static_cast<float>((1 << bits) - 1);
   return {F32ToF16(std::min(step, 65504.0f)), F32ToF16(middle - half)};
+}
+
+FrameGrid WholeFrameGrid(float low, float high, int bits) {
+  FrameGrid grid = {0, F32ToF16(low)};
+  // Down: towards minus infinity, which for negative numbers is the larger magnitude.
+  if (F16ToF32(grid.low) > low) {
+    grid.low = static_cast<uint16_t>(grid.low == 0        ? 0x8001
+                                     : grid.low & 0x8000u ? grid.low + 1
+                                                          : grid.low - 1);
+  }
+  const float step = (high - F16ToF32(grid.low)) / static_cast<float>((1 << bits) - 1);
+  grid.scale = F32ToF16(std::max(step, 0.0f));
+  if (F16ToF32(grid.scale) < step) ++grid.scale;
+  return grid;
 }
 
 void ToFrame(const FrameLayout& layout, const float* x_TD, int n_tokens, float* frame_DT) {

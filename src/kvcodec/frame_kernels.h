@@ -47,6 +47,9 @@ inline constexpr float kFrameShrink[kMaxFrameBits + 1][7] = {
 };
 // The grid of a range [low, high] shrunk around its middle.
 FrameGrid MakeFrameGrid(float low, float high, float shrink, int bits);
+// The grid of [low, high] rounded outwards to f16, so that no value is clipped. 3 bits or more:
+// a step of fewer may be beyond f16.
+FrameGrid WholeFrameGrid(float low, float high, int bits);
 
 // The levels; only to be called through FrameKernelsFor.
 extern const FrameKernels kFrameKernelsAvx2;

@@ -80,12 +80,6 @@ PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
 
-// acc + x. Without the barrier g++ keeps sums twice, once of them in memory.
-PHASOR_INLINE void AddWords(__m256i x, __m256i* acc) {
-  *acc = _mm256_add_epi16(*acc, x);
-  __asm__("" : "+x"(*acc));
-}
-
 // acc[half][head] += codes of one tile of a quad times its queries.
 template <int kG>
 PHASOR_INLINE void AddTile(__m256i code0, __m256i code1, const int8_t* q8, __m256i (&acc)[2][kG]) {

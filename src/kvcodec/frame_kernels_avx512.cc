@@ -484,7 +484,7 @@ PHASOR_INLINE __m512 FitCode(const Fit& fit, __m512 x) {
 }
 
 // The best grid of 128 values.
-Fit FitSlot(const float* x_T, int bits) {
+Fit FitSlot(const float* x_T, int bits, bool whole_range) {
   __m512 x[8];
   PHASOR_UNROLL for (int i = 0; i < 8; ++i) x[i] = _mm512_load_ps(x_T + 16 * i);
   if (bits == 0) {
@@ -499,6 +499,7 @@ Fit FitSlot(const float* x_T, int bits) {
     hi = _mm512_max_ps(hi, x[i]);
   }
   const float low = _mm512_reduce_min_ps(lo), high = _mm512_reduce_max_ps(hi);
+  if (whole_range) return MakeFit(WholeFrameGrid(low, high, bits), bits);
   Fit best = {};
   float least = INFINITY;
   for (const float shrink : kFrameShrink[bits]) {
@@ -577,7 +578,7 @@ void EncodeAvx512(const FrameLayout& layout, const float* x_TD, int n_tokens, st
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
       const float* x_T = frame + channel * kRowFloats;
-      const Fit fit = FitSlot(x_T, bits);
+      const Fit fit = FitSlot(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &fit.grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &fit.grid.low, 2);
       if (bits == 0) continue;

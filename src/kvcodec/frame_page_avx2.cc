@@ -138,7 +138,7 @@ PHASOR_INLINE __m256 FitCode(const Fit& fit, __m256 x) {
 }
 
 // The best grid of 128 values.
-Fit FitSlot(const float* x_T, int bits) {
+Fit FitSlot(const float* x_T, int bits, bool whole_range) {
   const __m256 first = _mm256_load_ps(x_T);
   if (bits == 0) {
     __m256 sum = first;
@@ -153,6 +153,7 @@ Fit FitSlot(const float* x_T, int bits) {
     hi = _mm256_max_ps(hi, x);
   }
   const float low = -MaxLanes(_mm256_sub_ps(_mm256_setzero_ps(), lo)), high = MaxLanes(hi);
+  if (whole_range) return MakeFit(WholeFrameGrid(low, high, bits), bits);
   Fit best = {};
   float least = INFINITY;
   for (const float shrink : kFrameShrink[bits]) {
@@ -230,7 +231,7 @@ void EncodeFrameAvx2(const FrameLayout& layout, const float* x_TD, int n_tokens,
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
       const float* x_T = frame + channel * kRowFloats;
-      const Fit fit = FitSlot(x_T, bits);
+      const Fit fit = FitSlot(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &fit.grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &fit.grid.low, 2);
       if (bits == 0) continue;

@@ -121,7 +121,7 @@ PHASOR_INLINE float32x4_t FitCode(const Fit& fit, float32x4_t x) {
 }
 
 // The best grid of 128 values.
-Fit FitSlot(const float* x_T, int bits) {
+Fit FitSlot(const float* x_T, int bits, bool whole_range) {
   const float32x4_t first = vld1q_f32(x_T);
   if (bits == 0) {
     float32x4_t sum = first;
@@ -135,6 +135,7 @@ Fit FitSlot(const float* x_T, int bits) {
     hi = vmaxq_f32(hi, x);
   }
   const float low = vminvq_f32(lo), high = vmaxvq_f32(hi);
+  if (whole_range) return MakeFit(WholeFrameGrid(low, high, bits), bits);
   Fit best = {};
   float least = INFINITY;
   for (const float shrink : kFrameShrink[bits]) {
@@ -213,7 +214,7 @@ void EncodeFrameNeon(const FrameLayout& layout, const float* x_TD, int n_tokens,
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
       const float* x_T = frame + channel * kRowFloats;
-      const Fit fit = FitSlot(x_T, bits);
+      const Fit fit = FitSlot(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &fit.grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &fit.grid.low, 2);
       if (bits == 0) continue;

@@ -1,4 +1,4 @@
-// Codes of one row (a pair of dimensions, or a channel) of 128 tokens, packed without waste.
+// Codes of one row (a pair of dimensions) of 128 tokens, packed without waste.
 //
 // A code of b bits (1 <= b <= 15) is cut, from its low end, into the parts of b's binary form: 8,
 // then 4, 2 and 1 bits (b = 6: four low bits, then two). Each part is stored by itself as

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "simd/line_fetcher.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -65,11 +66,13 @@ void DecodeScalar(const PolarLayout& layout, const std::byte* page, int n_tokens
 }
 
 void ScoreScalar(const PolarLayout& layout, const float* q_SG2, int g, const std::byte* page,
-                 int n_tokens, float* score_GT, Upcoming /*next*/) {
+                 int n_tokens, float* score_GT, Upcoming next) {
   for (int h = 0; h < g; ++h) {
     std::fill_n(score_GT + h * kPageTokens, n_tokens, 0.0f);
   }
+  LineFetcher fetcher(next, layout.n_slots);
   for (int s = 0; s < layout.n_slots; ++s) {
+    fetcher.Step();
     const PolarSlot& slot = layout.slots[s];
     const Levels levels(LoadPolarGrid(layout, page, s), slot.width);
     uint16_t code_T[kPageTokens];

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kvcodec/packed_field_avx2-inl.h"
+#include "kvcodec/page_avx2-inl.h"
 #include "kvcodec/polar_kernels.h"
 #include "kvcodec/polar_plan.h"
 #include "simd/target.h"
@@ -24,27 +25,7 @@ PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
 
-inline __m256 Set(float x) { return _mm256_set1_ps(x); }
 inline __m256i Iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
-
-// As SinCosTurns.
-inline void SinCos8(__m256 turns, __m256* sine, __m256* cosine) {
-  const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(turns, Set(4.0f)));
-  const __m256 x = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(q), Set(0.25f), turns);
-  const __m256 x2 = _mm256_mul_ps(x, x);
-  __m256 s = Set(kSinTurns[3]), c = Set(kCosTurns[4]);
-  PHASOR_UNROLL for (int i = 2; i >= 0; --i) s = _mm256_fmadd_ps(s, x2, Set(kSinTurns[i]));
-  PHASOR_UNROLL for (int i = 3; i >= 0; --i) c = _mm256_fmadd_ps(c, x2, Set(kCosTurns[i]));
-  s = _mm256_mul_ps(s, x);
-  const __m256 swap = _mm256_castsi256_ps(_mm256_slli_epi32(q, 31));
-  const __m256 s2 = _mm256_blendv_ps(s, c, swap), c2 = _mm256_blendv_ps(c, s, swap);
-  const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000u));
-  const __m256i s_sign = _mm256_and_si256(_mm256_slli_epi32(q, 30), sign);
-  const __m256i c_sign =
-      _mm256_and_si256(_mm256_slli_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(1)), 30), sign);
-  *sine = _mm256_xor_ps(s2, _mm256_castsi256_ps(s_sign));
-  *cosine = _mm256_xor_ps(c2, _mm256_castsi256_ps(c_sign));
-}
 
 // The grids of a run as floats, and cosines and sines of up to 16 angle levels.
 struct alignas(32) Run8 {

@@ -38,9 +38,9 @@ template <AngleTable kTable>
 PHASOR_INLINE void Directions(const AngleBytes (&angle)[2], __m256i mask, __m256i low,
                               Words* cosine, Words* sine) {
   if constexpr (kTable == AngleTable::kTwoVectors) {
-    const __m256i level = _mm256_and_si256(low, mask);
-    const __m256i below = _mm256_cmpgt_epi8(_mm256_set1_epi8(16), level);
-    const __m256i index = _mm256_xor_si256(level, _mm256_and_si256(below, _mm256_set1_epi8(15)));
+    const __m256i level = _mm256_add_epi8(_mm256_and_si256(low, mask), _mm256_set1_epi8(-16));
+    const __m256i below = _mm256_cmpgt_epi8(_mm256_setzero_si256(), level);
+    const __m256i index = _mm256_xor_si256(level, below);
     *cosine = LookUp(angle[0].cosine, index);
     // Below the middle sines are negative, up to 2^-15.
     *sine =
@@ -94,17 +94,20 @@ void LoadSlots(const PolarSlots& slots) {
     const int mask_bits = slot[i].width.a_bits - (kTwo ? 0 : 4);
     LoadPairs<kBits, kTable>(LoadSlot(slots, slots.first + i), angle[i],
                              _mm256_set1_epi32(kPolarLowMask[mask_bits]), out);
+    slots.fetcher->Step();
   }
 }
 
 template <int kG>
-void AddPairs(const Pairs* pairs, const int32_t* q, std::ptrdiff_t q_stride, int n, int16_t* sum) {
+void AddPairs(const Pairs* pairs, const int32_t* q, std::ptrdiff_t q_stride, int n, int16_t* sum,
+              LineFetcher& fetcher) {
   __m256i acc[kG][2];
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     acc[h][0] = LoadBytes(sum + 32 * h);
     acc[h][1] = LoadBytes(sum + 32 * h + 16);
   }
   for (; n > 0; --n, pairs += kPolarVectors, q += 2) {
+    if constexpr (kG <= 2) fetcher.Step();
     const __m256i x0 = LoadBytes(pairs->x[0]), x1 = LoadBytes(pairs->x[1]);
     const __m256i y0 = LoadBytes(pairs->y[0]), y1 = LoadBytes(pairs->y[1]);
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
@@ -130,7 +133,7 @@ void AddHeads(const PolarSlots& slots, int h) {
   const auto* pairs = reinterpret_cast<const Pairs*>(slots.scratch->codes.data());
   for (int v = 0; v < kPolarVectors; ++v) {
     AddPairs<kG>(pairs + v, q, q_stride, slots.n,
-                 slots.scratch->sum.data() + 32 * (v * slots.g + h));
+                 slots.scratch->sum.data() + 32 * (v * slots.g + h), *slots.fetcher);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kvcodec/page_avx2-inl.h"
 #include "kvcodec/polar_kernels.h"
 #include "kvcodec/polar_plan.h"
 #include "simd/target.h"
@@ -22,36 +23,6 @@ constexpr float kLargestQuery = 32700.0f;
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
-
-PHASOR_INLINE __m256i LoadBytes(const void* at) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(at));
-}
-PHASOR_INLINE void StoreBytes(void* at, __m256i x) {
-  _mm256_storeu_si256(static_cast<__m256i*>(at), x);
-}
-
-// Cosine and sine of an angle in turns, |turns| <= 2, as SinCosTurns.
-PHASOR_INLINE void SinCos8(__m256 turns, __m256* sine, __m256* cosine) {
-  const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(turns, _mm256_set1_ps(4.0f)));
-  const __m256 x = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(0.25f), turns);
-  const __m256 x2 = _mm256_mul_ps(x, x);
-  __m256 s = _mm256_set1_ps(kSinTurns[3]), c = _mm256_set1_ps(kCosTurns[4]);
-  PHASOR_UNROLL for (int i = 2; i >= 0; --i) {
-    s = _mm256_fmadd_ps(s, x2, _mm256_set1_ps(kSinTurns[i]));
-  }
-  PHASOR_UNROLL for (int i = 3; i >= 0; --i) {
-    c = _mm256_fmadd_ps(c, x2, _mm256_set1_ps(kCosTurns[i]));
-  }
-  s = _mm256_mul_ps(s, x);
-  const __m256 swap = _mm256_castsi256_ps(_mm256_slli_epi32(q, 31));
-  const __m256 s2 = _mm256_blendv_ps(s, c, swap), c2 = _mm256_blendv_ps(c, s, swap);
-  const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000u));
-  const __m256i s_sign = _mm256_and_si256(_mm256_slli_epi32(q, 30), sign);
-  const __m256i c_sign =
-      _mm256_and_si256(_mm256_slli_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(1)), 30), sign);
-  *sine = _mm256_xor_ps(s2, _mm256_castsi256_ps(s_sign));
-  *cosine = _mm256_xor_ps(c2, _mm256_castsi256_ps(c_sign));
-}
 
 PHASOR_INLINE __m128i Load8(const std::byte* at) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
@@ -125,17 +96,6 @@ void LoadGrids(const PolarLayout& layout, const std::byte* page, const PolarPlan
     StoreTwice(cosine, cosine, out->scale_cos.data() + 2 * s);
     StoreTwice(sine, _mm256_sub_ps(_mm256_setzero_ps(), sine), out->scale_sin.data() + 2 * s);
   }
-}
-
-PHASOR_INLINE float SumLanes(__m256 x) {
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-PHASOR_INLINE float MaxLanes(__m256 x) {
-  __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
 // Finds what a unit of a head's queries is, 0 where all scores are. Returns whether integers are

@@ -25,7 +25,7 @@ constexpr float kSlotError = 0x1p30f * 0.22f;
 // Mean square of the error of cosines, sines and radii of 1.
 constexpr float kLevelError = 1e-8f;
 // From here on x and y of a token are cheaper than a table of two vectors per head.
-constexpr int kManyHeads = 4;
+constexpr int kManyHeads = 3;
 
 }  // namespace
 }  // namespace phasor
@@ -74,15 +74,15 @@ void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, con
     return ScorePolarFloatAvx2(layout, prepared, g, page, n_tokens, score_GT);
   }
   std::fill_n(scratch->sum.data(), g * kPageTokens, int16_t{0});
-  LineFetcher fetcher(next, layout.n_slots);
+  LineFetcher fetcher(next, layout.n_slots * (g == 1 ? 2 : g == 2 ? 5 : 1));
   for (const PolarRun& run : layout.runs) {
     const bool as_pairs = run.angle_table == AngleTable::kProduct ||
                           (run.angle_table == AngleTable::kTwoVectors && g >= kManyHeads);
     const int n_chunks = (run.count + kPolarChunkSlots - 1) / kPolarChunkSlots;
     for (int c = 0; c < n_chunks; ++c) {
       const int begin = run.count * c / n_chunks, end = run.count * (c + 1) / n_chunks;
-      const PolarSlots slots = {layout, page, run.first + begin, end - begin, n_padded, g, scratch};
-      for (int s = begin; s < end; ++s) fetcher.Step();
+      const PolarSlots slots = {layout,   page, run.first + begin, end - begin,
+                                n_padded, g,    scratch,           &fetcher};
       (as_pairs ? AddPolarPairsAvx2 : AddPolarTablesAvx2)(slots);
     }
   }

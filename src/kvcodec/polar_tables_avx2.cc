@@ -13,32 +13,39 @@ namespace phasor {
 namespace {
 
 // Of 32 tokens and one slot: where the levels are in a table, and radii.
-struct alignas(32) LevelCodes {
+struct Levels {
+  __m256i index;
+  Words r;
+};
+struct alignas(32) StoredLevels {
   uint8_t index[32];
   int16_t r[2][16];
 };
 
+template <int kBits, AngleTable kTable, int kVector>
+PHASOR_INLINE Levels LevelsOf(const Slot& slot, __m256i angle_mask) {
+  __m256i low, top;
+  CodeBytes<kBits, kVector / 2, kVector % 2>(slot.part, &low, &top);
+  __m256i index = _mm256_and_si256(low, angle_mask);
+  if constexpr (kTable == AngleTable::kTwoVectors) {
+    index = _mm256_add_epi8(index, _mm256_set1_epi8(0x70));  // bit 7: of the other table
+  }
+  return {index, Radii(slot, top)};
+}
+
+PHASOR_INLINE __m256i AngleMask(const PolarSlots& slots, int s) {
+  return _mm256_set1_epi32(
+      kPolarLowMask[slots.layout.slots[static_cast<std::size_t>(s)].width.a_bits]);
+}
+
 template <int kBits, AngleTable kTable, int kVector = 0>
-PHASOR_INLINE void LoadLevelCodes(const Slot& slot, __m256i angle_mask, LevelCodes* out) {
+PHASOR_INLINE void StoreLevels(const Slot& slot, __m256i angle_mask, StoredLevels* out) {
   if constexpr (kVector < kPolarVectors) {
-    __m256i low, top;
-    CodeBytes<kBits, kVector / 2, kVector % 2>(slot.part, &low, &top);
-    __m256i index = _mm256_and_si256(low, angle_mask);
-    if constexpr (kTable == AngleTable::kTwoVectors) {
-      // Level 15 - j is entry j % 8 of table j / 8, level 16 + j the entry 8 behind it. Bit 7 is
-      // for the other table.
-      const __m256i table = _mm256_broadcastsi128_si256(
-          _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
-      const __m256i above = _mm256_cmpgt_epi8(index, _mm256_set1_epi8(15));
-      index = _mm256_xor_si256(index, _mm256_andnot_si256(above, _mm256_set1_epi8(15)));
-      index = _mm256_or_si256(_mm256_shuffle_epi8(table, index),
-                              _mm256_and_si256(above, _mm256_set1_epi8(8)));
-    }
-    StoreBytes(out->index, index);
-    const Words r = Radii(slot, top);
-    StoreBytes(out->r[0], r.first);
-    StoreBytes(out->r[1], r.second);
-    LoadLevelCodes<kBits, kTable, kVector + 1>(slot, angle_mask, out + 1);
+    const Levels levels = LevelsOf<kBits, kTable, kVector>(slot, angle_mask);
+    StoreBytes(out->index, levels.index);
+    StoreBytes(out->r[0], levels.r.first);
+    StoreBytes(out->r[1], levels.r.second);
+    StoreLevels<kBits, kTable, kVector + 1>(slot, angle_mask, out + 1);
   }
 }
 
@@ -52,49 +59,55 @@ PHASOR_INLINE void BuildTables(const Angles& angles, __m256i phase, const int32_
     const __m256i x = _mm256_mulhrs_epi16(cosine, _mm256_set1_epi32(q[0]));
     const __m256i y = _mm256_mulhrs_epi16(sine, _mm256_set1_epi32(q[1]));
     if (kTwo) {
-      const __m256i below = Unzip(_mm256_sub_epi16(x, y)), above = Unzip(_mm256_add_epi16(x, y));
-      StoreBytes(out, _mm256_unpacklo_epi64(below, above));
-      StoreBytes(out + 32, _mm256_unpackhi_epi64(below, above));
+      const __m256i backwards = _mm256_broadcastsi128_si256(
+          _mm_setr_epi8(14, 12, 10, 8, 6, 4, 2, 0, 15, 13, 11, 9, 7, 5, 3, 1));
+      const __m256i below = _mm256_shuffle_epi8(_mm256_sub_epi16(x, y), backwards);
+      StoreBytes(out, _mm256_permute4x64_epi64(below, 0x72));
+      StoreBytes(out + 32, SplitBytes(_mm256_add_epi16(x, y)));
     } else {
       StoreBytes(out, SplitBytes(_mm256_add_epi16(x, y)));
     }
   }
 }
 
-template <int kBits, AngleTable kTable>
-void LoadLevels(const PolarSlots& slots) {
-  constexpr int kTableBytes = kTable == AngleTable::kTwoVectors ? 64 : 32;
-  PolarPageScratch* scratch = slots.scratch;
-  auto* codes = reinterpret_cast<LevelCodes*>(scratch->codes.data());
-  uint8_t* table = scratch->table.data();
+template <AngleTable kTable>
+constexpr int kTableBytes = kTable == AngleTable::kTwoVectors ? 64 : 32;
+
+template <AngleTable kTable>
+void BuildAllTables(const PolarSlots& slots) {
+  const PolarSlot* slot = slots.layout.slots.data() + slots.first;
+  const int32_t* q = slots.scratch->plan.q16.data() + 2 * slots.first;
+  uint8_t* table = slots.scratch->table.data();
   const Angles angles;
-  for (int s = slots.first; s < slots.first + slots.n; ++s) {
-    const int a_bits = slots.layout.slots[static_cast<std::size_t>(s)].width.a_bits;
-    LoadLevelCodes<kBits, kTable>(LoadSlot(slots, s), _mm256_set1_epi32(kPolarLowMask[a_bits]),
-                                  codes);
-    BuildTables<kTable>(angles, CellPhases(a_bits, PhiRange(slots, s)),
-                        scratch->plan.q16.data() + 2 * s, std::ptrdiff_t{2} * slots.n_padded,
-                        slots.g, table);
-    codes += kPolarVectors;
-    table += slots.g * kTableBytes;
+  for (int i = 0; i < slots.n; ++i, q += 2, table += slots.g * kTableBytes<kTable>) {
+    BuildTables<kTable>(angles, CellPhases(slot[i].width.a_bits, PhiRange(slots, slots.first + i)),
+                        q, std::ptrdiff_t{2} * slots.n_padded, slots.g, table);
+    slots.fetcher->Step();
+  }
+}
+
+template <int kBits, AngleTable kTable>
+void StoreAllLevels(const PolarSlots& slots) {
+  auto* out = reinterpret_cast<StoredLevels*>(slots.scratch->codes.data());
+  for (int s = slots.first; s < slots.first + slots.n; ++s, out += kPolarVectors) {
+    StoreLevels<kBits, kTable>(LoadSlot(slots, s), AngleMask(slots, s), out);
   }
 }
 
 // Tables of one head.
 template <AngleTable kTable>
 struct HeadTables {
-  __m256i low[2], high[2];
+  __m256i low[2], high[2];  // bytes of levels 0 .. 15, 16 .. 31
   PHASOR_INLINE explicit HeadTables(const uint8_t* at) {
     low[0] = Broadcast16(at);
-    low[1] = Broadcast16(at + 16);
+    high[0] = Broadcast16(at + 16);
     if (kTable == AngleTable::kOneVector) return;
-    high[0] = Broadcast16(at + 32);
+    low[1] = Broadcast16(at + 32);
     high[1] = Broadcast16(at + 48);
   }
-  PHASOR_INLINE Words LookUp(const LevelCodes& codes) const {
-    const __m256i index = LoadBytes(codes.index);
+  PHASOR_INLINE Words LookUp(__m256i index) const {
     if (kTable == AngleTable::kOneVector) {
-      return Join(_mm256_shuffle_epi8(low[0], index), _mm256_shuffle_epi8(low[1], index));
+      return Join(_mm256_shuffle_epi8(low[0], index), _mm256_shuffle_epi8(high[0], index));
     }
     const __m256i other = _mm256_xor_si256(index, _mm256_set1_epi8(-128));
     return Join(
@@ -103,54 +116,110 @@ struct HeadTables {
   }
 };
 
-// sum: of heads h .. h + kG - 1, kV times 32 tokens.
-template <AngleTable kTable, int kG, int kV>
-void AddLevels(const LevelCodes* codes, const uint8_t* table, int table_stride, int n,
-               std::ptrdiff_t sum_stride, int16_t* sum) {
-  constexpr int kTableBytes = kTable == AngleTable::kTwoVectors ? 64 : 32;
+// kV times 32 tokens of heads h .. h + kG - 1, the first at `sum`.
+template <int kG, int kV>
+struct Sums {
   __m256i acc[kV][kG][2];
-  PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      acc[v][h][0] = LoadBytes(sum + v * sum_stride + 32 * h);
-      acc[v][h][1] = LoadBytes(sum + v * sum_stride + 32 * h + 16);
-    }
-  }
-  for (; n > 0; --n, codes += kPolarVectors, table += table_stride) {
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const HeadTables<kTable> tables(table + h * kTableBytes);
-      PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
-        const Words level = tables.LookUp(codes[v]);
-        AddWords(_mm256_mulhrs_epi16(level.first, LoadBytes(codes[v].r[0])), &acc[v][h][0]);
-        AddWords(_mm256_mulhrs_epi16(level.second, LoadBytes(codes[v].r[1])), &acc[v][h][1]);
+  std::ptrdiff_t stride;
+  int16_t* at;
+  PHASOR_INLINE Sums(const PolarSlots& slots, int vector, int h)
+      : stride(32 * slots.g), at(slots.scratch->sum.data() + 32 * (vector * slots.g + h)) {
+    PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
+      PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
+        acc[v][i][0] = LoadBytes(at + v * stride + 32 * i);
+        acc[v][i][1] = LoadBytes(at + v * stride + 32 * i + 16);
       }
     }
   }
-  PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      StoreBytes(sum + v * sum_stride + 32 * h, acc[v][h][0]);
-      StoreBytes(sum + v * sum_stride + 32 * h + 16, acc[v][h][1]);
+  PHASOR_INLINE void Store() const {
+    PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
+      PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
+        StoreBytes(at + v * stride + 32 * i, acc[v][i][0]);
+        StoreBytes(at + v * stride + 32 * i + 16, acc[v][i][1]);
+      }
     }
+  }
+};
+
+// Heads [h, h + kG), kV times 32 tokens from `vector` on.
+template <AngleTable kTable, int kG, int kV>
+void AddStored(const PolarSlots& slots, int h, int vector) {
+  const auto* codes = reinterpret_cast<const StoredLevels*>(slots.scratch->codes.data()) + vector;
+  const uint8_t* table = slots.scratch->table.data() + kTableBytes<kTable> * h;
+  Sums<kG, kV> sums(slots, vector, h);
+  for (int n = slots.n; n > 0; --n) {
+    PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
+      const HeadTables<kTable> tables(table + i * kTableBytes<kTable>);
+      PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
+        const Words level = tables.LookUp(LoadBytes(codes[v].index));
+        AddWords(_mm256_mulhrs_epi16(level.first, LoadBytes(codes[v].r[0])), &sums.acc[v][i][0]);
+        AddWords(_mm256_mulhrs_epi16(level.second, LoadBytes(codes[v].r[1])), &sums.acc[v][i][1]);
+      }
+    }
+    codes += kPolarVectors;
+    table += slots.g * kTableBytes<kTable>;
+  }
+  sums.Store();
+}
+
+template <AngleTable kTable, int kG>
+void AddStoredHeads(const PolarSlots& slots, int h) {
+  constexpr int kV = kG == 1 ? 4 : 2;
+  for (int v = 0; v < kPolarVectors; v += kV) AddStored<kTable, kG, kV>(slots, h, v);
+}
+
+// The same for all kG heads there are, codes straight from the page.
+template <int kBits, AngleTable kTable, int kG, int kV, int kFirst, int kVector = 0>
+PHASOR_INLINE void AddSlot(const Slot& slot, __m256i angle_mask, const uint8_t* table,
+                           Sums<kG, kV>* sums) {
+  if constexpr (kVector < kV) {
+    const Levels levels = LevelsOf<kBits, kTable, kFirst + kVector>(slot, angle_mask);
+    PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
+      const Words level = HeadTables<kTable>(table + i * kTableBytes<kTable>).LookUp(levels.index);
+      __m256i* acc = sums->acc[kVector][i];
+      acc[0] = _mm256_add_epi16(acc[0], _mm256_mulhrs_epi16(level.first, levels.r.first));
+      acc[1] = _mm256_add_epi16(acc[1], _mm256_mulhrs_epi16(level.second, levels.r.second));
+    }
+    AddSlot<kBits, kTable, kG, kV, kFirst, kVector + 1>(slot, angle_mask, table, sums);
   }
 }
 
-// Heads [h, h + kG).
-template <AngleTable kTable, int kG>
-void AddHeads(const PolarSlots& slots, int h) {
-  constexpr int kTableBytes = kTable == AngleTable::kTwoVectors ? 64 : 32;
-  constexpr int kV = kG == 1 ? 4 : 2;
-  const auto* codes = reinterpret_cast<const LevelCodes*>(slots.scratch->codes.data());
-  const uint8_t* table = slots.scratch->table.data() + kTableBytes * h;
-  for (int v = 0; v < kPolarVectors; v += kV) {
-    AddLevels<kTable, kG, kV>(codes + v, table, kTableBytes * slots.g, slots.n, 32 * slots.g,
-                              slots.scratch->sum.data() + 32 * (v * slots.g + h));
+template <int kBits, AngleTable kTable, int kG, int kV, int kFirst = 0>
+void AddFromPage(const PolarSlots& slots) {
+  if constexpr (kFirst < kPolarVectors) {
+    const uint8_t* table = slots.scratch->table.data();
+    Sums<kG, kV> sums(slots, kFirst, 0);
+    Slot slot = LoadSlot(slots, slots.first);
+    __m256i angle_mask = AngleMask(slots, slots.first);
+    LineFetcher fetcher = *slots.fetcher;  // or it would be kept in memory
+    for (int s = slots.first; s < slots.first + slots.n; ++s) {
+      fetcher.Step();
+      if (kTable == AngleTable::kOneVector) {
+        slot = LoadSlot(slots, s);
+        angle_mask = AngleMask(slots, s);
+      } else {  // all widths of the run are one; the parts lie behind each other
+        slot.r_first = _mm256_set1_epi32(slots.scratch->plan.r_first.data()[s]);
+        slot.r_range = _mm256_set1_epi32(slots.scratch->plan.r_range.data()[s]);
+      }
+      AddSlot<kBits, kTable, kG, kV, kFirst>(slot, angle_mask, table, &sums);
+      for (int p = 0; p < 4; ++p) slot.part[p] += PartBytes(kFieldParts[p]);
+      table += kG * kTableBytes<kTable>;
+    }
+    *slots.fetcher = fetcher;
+    sums.Store();
+    AddFromPage<kBits, kTable, kG, kV, kFirst + kV>(slots);
   }
 }
 
 template <int kBits, AngleTable kTable>
 void AddSlots(const PolarSlots& slots) {
-  LoadLevels<kBits, kTable>(slots);
-  for (int h = 0; h + 1 < slots.g; h += 2) AddHeads<kTable, 2>(slots, h);
-  if (slots.g % 2 != 0) AddHeads<kTable, 1>(slots, slots.g - 1);
+  BuildAllTables<kTable>(slots);
+  if (slots.g == 1) return AddFromPage<kBits, kTable, 1, 4>(slots);
+  // With more tokens at a time g++ keeps tables in registers and sums in memory.
+  if (slots.g == 2) return AddFromPage<kBits, kTable, 2, 1>(slots);
+  StoreAllLevels<kBits, kTable>(slots);
+  for (int h = 0; h + 1 < slots.g; h += 2) AddStoredHeads<kTable, 2>(slots, h);
+  if (slots.g % 2 != 0) AddStoredHeads<kTable, 1>(slots, slots.g - 1);
 }
 
 template <int kBits>

@@ -11,8 +11,10 @@
 #include <cstring>
 
 #include "base/aligned.h"
+#include "kvcodec/page_avx2-inl.h"
 #include "kvcodec/polar_kernels.h"
 #include "kvcodec/polar_plan.h"
+#include "simd/line_fetcher.h"
 #include "simd/target.h"
 
 namespace phasor {
@@ -43,6 +45,7 @@ struct PolarSlots {
   int first, n;
   int n_padded, g;
   PolarPageScratch* scratch;
+  LineFetcher* fetcher;  // at least a step per slot; 2 with one head, 5 with two
 };
 
 // Adds what the slots contribute to the sums: by a table of q . (cos, sin) over the angle levels
@@ -55,24 +58,6 @@ void AddPolarPairsAvx2(const PolarSlots& slots);
 PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace {
-
-PHASOR_INLINE __m256i LoadBytes(const void* at) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(at));
-}
-PHASOR_INLINE void StoreBytes(void* at, __m256i x) {
-  _mm256_storeu_si256(static_cast<__m256i*>(at), x);
-}
-PHASOR_INLINE __m256i Broadcast16(const void* at) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(at)));
-}
-
-// Moves bits up by kBy, or down by -kBy, in words of 16 bits: callers mask what is not theirs.
-template <int kBy>
-PHASOR_INLINE __m256i Shift(__m256i x) {
-  if constexpr (kBy > 0) return _mm256_slli_epi16(x, kBy);
-  if constexpr (kBy < 0) return _mm256_srli_epi16(x, -kBy);
-  return x;
-}
 
 // ---- angles ----
 
@@ -199,12 +184,6 @@ PHASOR_INLINE void CodeBytes(const std::byte* const (&part)[4], __m256i* low, __
       *top = _mm256_or_si256(*top, PlacePart<1, at1, kBlock, kHalf>(part));
     }
   }
-}
-
-// acc + x. The barrier keeps g++ from copying sums.
-PHASOR_INLINE void AddWords(__m256i x, __m256i* acc) {
-  *acc = _mm256_add_epi16(*acc, x);
-  __asm__("" : "+x"(*acc));
 }
 
 // ---- radii ----
