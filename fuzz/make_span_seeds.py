@@ -20,7 +20,7 @@ def pad(data):
     return data + bytes(-len(data) % 64)
 
 
-def span(n_layers, n_kv_heads, blocks, pieces, attachments=(), known=1, version=2):
+def span(n_layers, n_kv_heads, blocks, pieces, attachments=(), known=1, version=1):
     """blocks: (encoding, number of tokens); pieces: (block, first row, rows, shift)."""
     row, page = 4, 70  # bytes
     out = struct.pack("<Q", len(blocks)) + bytes(8 * len(blocks))

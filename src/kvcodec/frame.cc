@@ -222,6 +222,7 @@ const KvCodecInfo kFrame4KvCodec = {
     /*nominal_bits_64=*/4.25,
     /*nominal_bits_128=*/4.25,
     MakeFrame<4>,
+    /*layout=*/2,
 };
 
 const KvCodecInfo kFrame3KvCodec = {
@@ -235,6 +236,7 @@ const KvCodecInfo kFrame3KvCodec = {
     /*nominal_bits_64=*/3.25,
     /*nominal_bits_128=*/3.25,
     MakeFrame<3>,
+    /*layout=*/2,
 };
 
 }  // namespace phasor

@@ -24,7 +24,7 @@
 
 namespace phasor {
 
-inline constexpr uint32_t kSpanFileVersion = 2;
+inline constexpr uint32_t kSpanFileVersion = 1;
 inline constexpr std::size_t kSpanPreambleBytes = 64;
 inline constexpr std::array<char, 8> kSpanMagic = {'P', 'H', 'S', 'P', 'A', 'N', '\r', '\n'};
 
@@ -45,7 +45,7 @@ static_assert(sizeof(SpanPreamble) == kSpanPreambleBytes);
 class SpanFile final : public SpanSource {
  public:
   // Maps and checks a file. kNotFound when there is none; kUnsupported for another version, with
-  // "expected version 2, found 3: written by a newer phasor"; kDataCorrupt for everything else that
+  // "expected version 1, found 3: written by a newer phasor"; kDataCorrupt for everything else that
   // is not as docs/formats.md says. A device that cannot be read is kUnavailable.
   static Result<std::shared_ptr<const SpanFile>> Open(const std::string& path);
   // Checks an image and keeps it. `name` stands for the path in messages.
