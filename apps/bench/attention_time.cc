@@ -262,9 +262,14 @@ class Meter {
     const auto n_scores = static_cast<int64_t>(scores_.size());
     const float max = MaxOf(scores_.data(), n_scores, -INFINITY) + 1.0f;
     const auto softmax = [&] {
-      for (std::size_t at = 0; at < weights_.size(); at += kPageTokens) {
-        sum_ = sum_ + MaxOf(weights_.data() + at, kPageTokens, max);
-        sum_ = sum_ + ExpSum(weights_.data() + at, kPageTokens, max);
+      FloatRow rows[4];  // as many pages together as the loop takes
+      for (std::size_t at = 0; at < weights_.size();) {
+        std::size_t n = 0;
+        for (; n < std::size(rows) && at < weights_.size(); ++n, at += kPageTokens) {
+          rows[n] = {weights_.data() + at, kPageTokens};
+        }
+        sum_ = sum_ + MaxOf({rows, n}, max);
+        sum_ = sum_ + ExpSum({rows, n}, max);
       }
     };
     for (int i = 0; i < kCachedPasses; ++i) {  // it overwrites the scores
