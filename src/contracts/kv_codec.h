@@ -46,6 +46,10 @@ struct KvCodecParams {
   std::span<const float> omega_P = {};
   // Calibrated width classes; number and meaning are the codec's. Empty: uniform widths.
   std::span<const uint8_t> classes = {};
+  // Keys: second moments of the queries as any page's codes meet them, [D, D], symmetric; their
+  // unit does not matter. Rounding errors of one channel may then be made up for in others. Only
+  // encoding reads them. Empty: unknown.
+  std::span<const float> query_moments_DD = {};
 };
 
 // One page of a batch: see KvCodec::ScorePage and AccumulatePage. next: wanted soon.

@@ -129,7 +129,13 @@ Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
       KvCodecParams k = HeadParams(config, KvRole::kKey, layer, head);
       KvCodecParams v = HeadParams(config, KvRole::kValue, layer, head);
       k.omega_P = omega_P;
+      std::vector<float> query_moments_DD;
       if (calibration != nullptr) {
+        // Those that take widths alone know what to do with them.
+        if (calibration->Find(type_k) != nullptr) {
+          query_moments_DD = calibration->QueryMoments(layer, head);
+        }
+        k.query_moments_DD = query_moments_DD;
         k.classes = calibration->Classes(type_k, layer, head);
         v.classes = calibration->Classes(type_v, layer, head);
       }

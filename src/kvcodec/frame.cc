@@ -24,6 +24,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "kvcodec/frame_feedback.h"
 #include "kvcodec/frame_kernels.h"
 #include "kvcodec/kvcodec.h"
 #include "kvcodec/polar_grid.h"  // PolarPairs
@@ -102,6 +103,7 @@ FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t
         std::fill_n(&l.middle_from[w][q / 16 * 64 + 4 * FrameDword(q)], 4, uint8_t{0});
     }
   }
+  AddFrameFeedback(params.query_moments_DD, &l);
   return l;
 }
 
@@ -177,6 +179,12 @@ Result<std::unique_ptr<KvCodec>> MakeFrame(const char* id, const KvCodecParams& 
   if (!params.omega_P.empty() && static_cast<int>(params.omega_P.size()) != params.n_rot / 2) {
     return InvalidArgument(name + ": expected frequencies for " + std::to_string(params.n_rot / 2) +
                            " pairs, found " + std::to_string(params.omega_P.size()));
+  }
+  const auto n_moments = static_cast<std::size_t>(params.head_dim) * params.head_dim;
+  if (!params.query_moments_DD.empty() && params.query_moments_DD.size() != n_moments) {
+    return InvalidArgument(name + ": expected " + std::to_string(n_moments) +
+                           " second moments of queries, found " +
+                           std::to_string(params.query_moments_DD.size()));
   }
   std::vector<uint8_t> width_D(static_cast<std::size_t>(params.head_dim), kUniformBits);
   if (!params.classes.empty()) {
