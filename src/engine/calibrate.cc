@@ -8,11 +8,13 @@
 
 #include "base/aligned.h"
 #include "base/check.h"
+#include "engine/attended_values.h"
 #include "engine/model_file.h"
 #include "engine/session_codecs.h"
 #include "kvcodec/frame_allocation.h"
 #include "kvcodec/frame_feedback.h"
 #include "kvcodec/query_moments.h"
+#include "kvcodec/value_stretch.h"
 #include "kvcodec/width_allocation.h"
 #include "registry/kv_codec_table.h"
 #include "registry/position_table.h"
@@ -38,6 +40,7 @@ struct HeadSample {
   std::vector<double> energy_P;  // per pair, both channels together
   std::vector<double> weight_D;  // per channel; half the pair's where RoPE turns it
   QueryMoments moments;
+  AttendedValues values;
 };
 
 class Collector {
@@ -47,20 +50,22 @@ class Collector {
     HeadSample empty = {.keys_TD = {},
                         .energy_P = std::vector<double>((c_.head_dim + 1) / 2),
                         .weight_D = std::vector<double>(c_.head_dim),
-                        .moments = QueryMoments(HeadParams(c_, omega_P, KvRole::kKey))};
+                        .moments = QueryMoments(HeadParams(c_, omega_P, KvRole::kKey)),
+                        .values = AttendedValues(c_.head_dim, c_.group(), n_sink)};
     heads_.assign(static_cast<std::size_t>(c_.n_layers) * c_.n_kv_heads, empty);
   }
 
-  void Observe(int layer, int n, const float* q_THD, const float* k_THD) {
-    const int skip = static_cast<int>(std::max<int64_t>(0, n_sink_ - position_));
-    for (int t = skip; t < n; ++t) {
+  void Observe(int layer, int n, const float* q_THD, const float* k_THD, const float* v_THD) {
+    const int64_t D = c_.head_dim, g = c_.group();
+    for (int64_t t = 0; t < n; ++t) {
       for (int h = 0; h < c_.n_kv_heads; ++h) {
         HeadSample& sample = heads_[static_cast<std::size_t>(layer) * c_.n_kv_heads + h];
-        const float* k = k_THD + (static_cast<int64_t>(t) * c_.n_kv_heads + h) * c_.head_dim;
-        sample.keys_TD.insert(sample.keys_TD.end(), k, k + c_.head_dim);
-        const int g = c_.group();
-        for (int i = 0; i < g; ++i) {
-          const float* q = q_THD + (static_cast<int64_t>(t) * c_.n_heads + h * g + i) * c_.head_dim;
+        const float* q = q_THD + (t * c_.n_heads + h * g) * D;
+        const float* k = k_THD + (t * c_.n_kv_heads + h) * D;
+        sample.values.Add(q, k, v_THD + (t * c_.n_kv_heads + h) * D);
+        if (position_ + t < n_sink_) continue;
+        sample.keys_TD.insert(sample.keys_TD.end(), k, k + D);
+        for (int i = 0; i < g; ++i, q += D) {
           AddEnergy(q, &sample);
           sample.moments.Add(q, position_ + t);
         }
@@ -158,10 +163,14 @@ struct Errors {
   std::vector<ChannelErrorTable> channels;
   // By head: the queries' moments, and what errors of channels cost when they are fed back.
   std::vector<std::vector<double>> moments_DD, weight_D;
+  std::vector<Directions> values;
 };
 
 // Channels are put in order by their errors at this width.
 constexpr int kOrderWidth = 4;
+
+// A direction for every 8 channels: a quarter of them gains little more, an eighth less than half.
+constexpr int kChannelsPerDirection = 8;
 
 std::vector<double> WeightsOf(std::span<const double> moments_DD, const ChannelErrorTable& errors) {
   std::vector<double> error_D;
@@ -183,6 +192,7 @@ Errors MeasureErrors(const LoadedModel& model, const Collector& collector,
   errors.channels.resize(n_heads);
   errors.moments_DD.resize(n_heads);
   errors.weight_D.resize(n_heads);
+  errors.values.resize(n_heads);
   std::mutex progress;
   model.pool().ParallelFor(n_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -195,6 +205,8 @@ Errors MeasureErrors(const LoadedModel& model, const Collector& collector,
         errors.channels[i] = MeasureChannelErrors(keys, n_keys, params);
         errors.moments_DD[i] = sample.moments.Average(static_cast<double>(c.n_ctx_train));
         errors.weight_D[i] = WeightsOf(errors.moments_DD[i], errors.channels[i]);
+        errors.values[i] = StrongestDirections(sample.values.Moments(), c.head_dim,
+                                               c.head_dim / kChannelsPerDirection);
       }
       std::lock_guard<std::mutex> lock(progress);
       on_head();
@@ -233,6 +245,15 @@ void AddMoments(const Errors& errors, Calibration* out) {
   for (const auto& moments_DD : errors.moments_DD) out->query_moments.Append(moments_DD);
 }
 
+// What goes with widths of values alone.
+void AddDirections(const Errors& errors, Calibration* out) {
+  out->value_directions.n_channels = errors.channels[0].n_channels;
+  out->value_directions.n_directions = errors.channels[0].n_channels / kChannelsPerDirection;
+  for (const Directions& d : errors.values) {
+    out->value_directions.Append(d.direction_ND, d.factor_N);
+  }
+}
+
 void AddSet(const std::string& codec, double bits, const Classes& classes, Calibration* out) {
   CalibrationSet set = {codec, bits, static_cast<int>(classes[0].size()), {}};
   for (const auto& head : classes) set.classes.insert(set.classes.end(), head.begin(), head.end());
@@ -259,7 +280,9 @@ Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t>
   const std::vector<float> omega_P = RadiansPerToken(phases);
   Collector collector(c, omega_P, options.n_sink);
   const AttentionObserver observer = [&](int layer, int count, const float* q, const float* k,
-                                         const float*) { collector.Observe(layer, count, q, k); };
+                                         const float* v) {
+    collector.Observe(layer, count, q, k, v);
+  };
   AppendOptions append;
   append.observer = &observer;
   append.cancel = options.cancel;
@@ -326,6 +349,8 @@ Result<ValueHead> MeasureValueErrors(std::span<const float> v_TD, KvCodecParams 
       codec->Rotate(exact.data(), n);
       codec->EncodePage(exact.data(), n, page.data());
       codec->DecodePage(page.data(), n, stored.data());
+      codec->Unrotate(stored.data(), n);
+      std::copy_n(v_TD.begin() + first * D, n * D, exact.begin());
       for (int i = 0; i < n * D; ++i) {
         sum += (static_cast<double>(stored[i]) - exact[i]) * (stored[i] - exact[i]);
       }
@@ -429,7 +454,9 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
   const std::vector<float> omega_P = RadiansPerToken(phases);
   Collector collector(c, omega_P, options.n_sink);
   const AttentionObserver observer = [&](int layer, int count, const float* q, const float* k,
-                                         const float*) { collector.Observe(layer, count, q, k); };
+                                         const float* v) {
+    collector.Observe(layer, count, q, k, v);
+  };
   PHASOR_ASSIGN_OR_RETURN(const auto meter,
                           SensitivityMeter::Make(model, text, &observer, options.cancel));
   const Errors errors = MeasureErrors(model, collector, omega_P, true, true, step);
@@ -449,6 +476,8 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
     };
     KvCodecParams k = HeadParams(c, omega_P, KvRole::kKey);
     KvCodecParams v = HeadParams(c, omega_P, KvRole::kValue);
+    v.direction_ND = errors.values[i].direction_ND;
+    v.factor_N = errors.values[i].factor_N;
     PHASOR_ASSIGN_OR_RETURN(const ValueHead value_errors,
                             MeasureValueErrors(meter->values(layer, head), v));
     k.classes = measured[i];
@@ -464,6 +493,7 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
   Weigh(found, measured, &keys, &values);
   Calibration out = Begin(model, static_cast<int64_t>(text.tokens.size()));
   AddMoments(errors, &out);
+  AddDirections(errors, &out);
   PHASOR_RETURN_IF_ERROR(AddSharedSets(keys, values, &out));
   // Polar has no feedback: the loss is of the error that the same widths had without.
   std::vector<double> importance;

@@ -33,7 +33,7 @@ const IntLevels kLevelsSearched3 = {
 namespace {
 
 // Numbers in quarters of a level, for the final choice of a code: |i| < kFine.
-constexpr int kFine = 256;
+constexpr int kFine = kFineLevels;
 
 struct SearchTables {
   SearchTables(const IntLevels& levels, float first, float step) {
@@ -89,16 +89,17 @@ void Refine(const float* x, int n, float d, int32_t* fine) {
   }
 }
 
-// The size of a step at which the stored row, seen along x, is as long as x: x.x / |x.level|. 0
-// where there is none.
-float Lengthening(const float* x, int n, const int8_t* level, const uint8_t* codes) {
-  constexpr int kLanes = 16;  // x is padded with zeros
+// The size of a step at which the stored row times y is x times y: x.y / |level.y|. 0 where there
+// is none.
+float Lengthening(const float* x, const float* y, int n, const int8_t* level,
+                  const uint8_t* codes) {
+  constexpr int kLanes = 16;  // x and y are padded with zeros
   float square[kLanes] = {}, product[kLanes] = {};
   for (int i = 0; i < n; i += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
       const int at = i + l;
-      square[l] += x[at] * x[at];
-      product[l] += x[at] * static_cast<float>(at < n ? level[codes[at]] : 0);
+      square[l] += x[at] * y[at];
+      product[l] += y[at] * static_cast<float>(at < n ? level[codes[at]] : 0);
     }
   }
   float squares = 0, products = 0;
@@ -155,28 +156,41 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   if (d < 0) *scale |= 0x8000;
   Refine(x, n, F16ToF32(*scale), fine);
   for (int i = 0; i < n; ++i) codes[i] = code[fine[i]];
-  // Nearest levels are shorter than what they stand for, by their error's share of the square. A
-  // sum of values that are all too short is too short itself, so the step makes up for that; the
-  // codes stay.
-  const float longer = Lengthening(x, n, level, codes), fitted = std::fabs(F16ToF32(*scale));
-  // Beyond that a row is next to nothing, or its scale lies where f16 is coarse.
-  constexpr float kMost = 1.25f;
-  if (longer * kMost > fitted && longer < kMost * fitted) {
-    *scale =
-        static_cast<uint16_t>(ScalePattern(longer, book, levels.book_bits) | (*scale & 0x8000));
-  }
+  *scale = LengthenScale(levels, x, x, n, codes, *scale);
+}
+
+const SearchTables& TablesOf(const IntLevels& levels) {
+  static const SearchTables four(kLevelsSearched4, 0.873f, 0.0563f);
+  static const SearchTables three(kLevelsSearched3, 0.584f, 0.0841f);
+  return levels.bits == 4 ? four : three;
 }
 
 }  // namespace
 
 void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes) {
-  static const SearchTables tables(kLevelsSearched4, 0.873f, 0.0563f);
-  Quantize(kLevelsSearched4, tables, x, n, scale, codes);
+  Quantize(kLevelsSearched4, TablesOf(kLevelsSearched4), x, n, scale, codes);
 }
 
 void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes) {
-  static const SearchTables tables(kLevelsSearched3, 0.584f, 0.0841f);
-  Quantize(kLevelsSearched3, tables, x, n, scale, codes);
+  Quantize(kLevelsSearched3, TablesOf(kLevelsSearched3), x, n, scale, codes);
+}
+
+const uint8_t* CodesOfQuarters(const IntLevels& levels, int book) {
+  return TablesOf(levels).code[book];
+}
+
+uint16_t LengthenScale(const IntLevels& levels, const float* x, const float* x_weighed, int n,
+                       const uint8_t* codes, uint16_t scale) {
+  // Nearest levels are shorter than what they stand for, by their error's share of the square. A
+  // sum of values that are all too short is too short itself, so the step makes up for that; the
+  // codes stay.
+  const int book = scale & ((1 << levels.book_bits) - 1);
+  const float longer = Lengthening(x, x_weighed, n, levels.level + (book << levels.bits), codes);
+  const float fitted = std::fabs(F16ToF32(scale));
+  // Beyond that a row is next to nothing, or its scale lies where f16 is coarse.
+  constexpr float kMost = 1.25f;
+  if (longer * kMost <= fitted || longer >= kMost * fitted) return scale;
+  return static_cast<uint16_t>(ScalePattern(longer, book, levels.book_bits) | (scale & 0x8000));
 }
 
 void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes) {

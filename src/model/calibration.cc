@@ -79,8 +79,8 @@ std::string Hex(std::span<const uint8_t> bytes) {
   return hex;
 }
 
-// Root mean square of channel d of a head's bytes.
-float ChannelDeviation(const uint8_t* head, int d) {
+// Number d of the f16 that a head's bytes begin with.
+float LeadingNumber(const uint8_t* head, int d) {
   return F16ToF32(static_cast<uint16_t>(head[2 * d] | head[2 * d + 1] << 8));
 }
 
@@ -99,7 +99,7 @@ Result<StoredQueryMoments> ParseQueryMoments(const Json& j, const std::string& n
   for (int64_t i = 0; i < n_heads; ++i) {
     const uint8_t* head = out.bytes.data() + static_cast<std::size_t>(i) * out.BytesPerHead();
     for (int d = 0; d < out.n_channels; ++d) {
-      const float deviation = ChannelDeviation(head, d);
+      const float deviation = LeadingNumber(head, d);
       if (!std::isfinite(deviation) || deviation < 0) {
         return Bad(name, fmt::format("moments: expected finite numbers of at least 0 for the {} "
                                      "channels of head {}, found others",
@@ -124,7 +124,67 @@ Result<CalibrationSet> ParseSet(const Json& j, const std::string& name, int64_t 
   return set;
 }
 
+Result<StoredValueDirections> ParseValueDirections(const Json& j, const std::string& name,
+                                                   int64_t n_heads) {
+  StoredValueDirections out;
+  auto object = j.find("value_directions");
+  if (object == j.end()) return out;
+  if (!object->is_object()) return Bad(name, "value_directions: expected an object");
+  PHASOR_ASSIGN_OR_RETURN(const int64_t n, IntField(*object, name, "n_channels", 1024));
+  PHASOR_ASSIGN_OR_RETURN(const int64_t m, IntField(*object, name, "n_directions", n));
+  out.n_channels = static_cast<int>(n);
+  out.n_directions = static_cast<int>(m);
+  PHASOR_ASSIGN_OR_RETURN(out.bytes, ParseBytes(*object, name, "directions", n_heads,
+                                                static_cast<int64_t>(out.BytesPerHead())));
+  return out;
+}
+
 }  // namespace
+
+void StoredValueDirections::Append(std::span<const float> direction_ND,
+                                   std::span<const float> factor_N) {
+  const auto D = static_cast<std::size_t>(n_channels), n = static_cast<std::size_t>(n_directions);
+  PHASOR_CHECK(factor_N.size() <= n && direction_ND.size() == factor_N.size() * D);
+  // Directions that are missing are zeros with a factor of 1.
+  for (std::size_t i = 0; i < n; ++i) {
+    const uint16_t half = F32ToF16(i < factor_N.size() ? factor_N[i] : 1.0f);
+    bytes.push_back(static_cast<uint8_t>(half & 255));
+    bytes.push_back(static_cast<uint8_t>(half >> 8));
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    float largest = 0;
+    for (std::size_t d = 0; i < factor_N.size() && d < D; ++d) {
+      largest = std::max(largest, std::fabs(direction_ND[i * D + d]));
+    }
+    for (std::size_t d = 0; d < D; ++d) {
+      const float x = largest > 0 ? direction_ND[i * D + d] / largest : 0.0f;
+      bytes.push_back(static_cast<uint8_t>(static_cast<int>(std::lrint(127 * x)) & 255));
+    }
+  }
+}
+
+std::span<const uint8_t> Calibration::ValueDirectionBytes(int layer, int head) const {
+  const std::size_t n = value_directions.BytesPerHead();
+  return std::span(value_directions.bytes)
+      .subspan((static_cast<std::size_t>(layer) * n_kv_heads + head) * n, n);
+}
+
+Calibration::Directions Calibration::ValueDirections(int layer, int head) const {
+  Directions out;
+  const auto D = static_cast<std::size_t>(value_directions.n_channels);
+  const auto n = static_cast<std::size_t>(value_directions.n_directions);
+  if (n == 0) return out;
+  const uint8_t* at = ValueDirectionBytes(layer, head).data();
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto* number = reinterpret_cast<const int8_t*>(at + 2 * n + i * D);
+    if (std::all_of(number, number + D, [](int8_t x) { return x == 0; })) continue;
+    out.factor_N.push_back(LeadingNumber(at, static_cast<int>(i)));
+    for (std::size_t d = 0; d < D; ++d) {
+      out.direction_ND.push_back(static_cast<float>(number[d]) / 127.0f);
+    }
+  }
+  return out;
+}
 
 void StoredQueryMoments::Append(std::span<const double> moments_DD) {
   const auto n = static_cast<std::size_t>(n_channels);
@@ -158,10 +218,10 @@ std::vector<float> Calibration::QueryMoments(int layer, int head) const {
       (static_cast<std::size_t>(layer) * n_kv_heads + head) * query_moments.BytesPerHead();
   const uint8_t* common = at + 2 * n;
   for (std::size_t i = 0; i < n; ++i) {
-    const float a = ChannelDeviation(at, static_cast<int>(i));
+    const float a = LeadingNumber(at, static_cast<int>(i));
     for (std::size_t j = 0; j < i; ++j) {
       const float r = static_cast<float>(static_cast<int8_t>(*common++)) / 127.0f;
-      const float b = ChannelDeviation(at, static_cast<int>(j));
+      const float b = LeadingNumber(at, static_cast<int>(j));
       moments_DD[i * n + j] = moments_DD[j * n + i] = r * a * b;
     }
     moments_DD[i * n + i] = a * a;
@@ -210,6 +270,7 @@ Result<Calibration> Calibration::Parse(const std::string& json, const std::strin
     c.sets.push_back(std::move(set));
   }
   PHASOR_ASSIGN_OR_RETURN(c.query_moments, ParseQueryMoments(j, name, layers * heads));
+  PHASOR_ASSIGN_OR_RETURN(c.value_directions, ParseValueDirections(j, name, layers * heads));
   c.source = name;
   return c;
 }
@@ -234,13 +295,20 @@ Status Calibration::Write(const std::string& path) const {
                          {"n_classes", set.n_classes},
                          {"classes", std::move(list)}});
   }
-  if (query_moments.n_channels > 0) {
-    const std::size_t n = query_moments.BytesPerHead();
+  auto by_head = [&](const std::vector<uint8_t>& bytes, std::size_t n) {
     Json list = Json::array();
-    for (std::size_t at = 0; at < query_moments.bytes.size(); at += n) {
-      list.push_back(Hex({query_moments.bytes.data() + at, n}));
-    }
-    j["query_moments"] = {{"n_channels", query_moments.n_channels}, {"moments", std::move(list)}};
+    for (std::size_t at = 0; at < bytes.size(); at += n) list.push_back(Hex({&bytes[at], n}));
+    return list;
+  };
+  if (query_moments.n_channels > 0) {
+    j["query_moments"] = {{"n_channels", query_moments.n_channels},
+                          {"moments", by_head(query_moments.bytes, query_moments.BytesPerHead())}};
+  }
+  if (value_directions.n_directions > 0) {
+    j["value_directions"] = {
+        {"n_channels", value_directions.n_channels},
+        {"n_directions", value_directions.n_directions},
+        {"directions", by_head(value_directions.bytes, value_directions.BytesPerHead())}};
   }
   PHASOR_ASSIGN_OR_RETURN(AtomicFileWriter writer, AtomicFileWriter::Create(path));
   PHASOR_RETURN_IF_ERROR(writer.Write(j.dump(1) + "\n"));
@@ -261,6 +329,11 @@ Status Calibration::CheckFits(const ModelConfig& config, const std::string& mode
     return InvalidArgument(
         fmt::format("{}: calibration: query_moments: expected {} channels, found {}", source,
                     config.head_dim, query_moments.n_channels));
+  }
+  if (value_directions.n_directions != 0 && value_directions.n_channels != config.head_dim) {
+    return InvalidArgument(
+        fmt::format("{}: calibration: value_directions: expected {} channels, found {}", source,
+                    config.head_dim, value_directions.n_channels));
   }
   return Status::Ok();
 }
