@@ -262,11 +262,19 @@ void AddSet(const std::string& codec, double bits, const Classes& classes, Calib
 
 }  // namespace
 
-Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t> tokens,
-                              const CalibrateOptions& options) {
+namespace {
+
+// What a text says about keys, queries and values.
+struct Reading {
+  Collector collector;
+  Errors errors;
+};
+
+Result<std::unique_ptr<Reading>> ReadText(const LoadedModel& model, std::span<const int32_t> tokens,
+                                          const CalibrateOptions& options, bool wants_frame,
+                                          bool wants_polar) {
   const ModelConfig& c = model.config();
   const auto n = static_cast<int64_t>(tokens.size());
-  PHASOR_RETURN_IF_ERROR(CheckBudgets(options.budgets));
   if (n < kMinTokens) {
     return InvalidArgument("calibrate: expected a text of at least " + std::to_string(kMinTokens) +
                            " tokens, found " + std::to_string(n));
@@ -278,10 +286,10 @@ Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t>
   PHASOR_ASSIGN_OR_RETURN(auto session, Session::Create(model, session_options));
   PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(c.rope));
   const std::vector<float> omega_P = RadiansPerToken(phases);
-  Collector collector(c, omega_P, options.n_sink);
+  std::unique_ptr<Reading> reading(new Reading{Collector(c, omega_P, options.n_sink), {}});
   const AttentionObserver observer = [&](int layer, int count, const float* q, const float* k,
                                          const float* v) {
-    collector.Observe(layer, count, q, k, v);
+    reading->collector.Observe(layer, count, q, k, v);
   };
   AppendOptions append;
   append.observer = &observer;
@@ -292,26 +300,48 @@ Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t>
     if (options.on_progress) options.on_progress(done * n_heads / total, 2 * n_heads);
   };
   PHASOR_RETURN_IF_ERROR(session->Append(tokens, append));
+  int64_t done = 0;
+  reading->errors =
+      MeasureErrors(model, reading->collector, omega_P, wants_frame, wants_polar, [&] {
+        if (options.on_progress) options.on_progress(n_heads + ++done, 2 * n_heads);
+      });
+  return reading;
+}
+
+}  // namespace
+
+Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t> tokens,
+                              const CalibrateOptions& options) {
+  PHASOR_RETURN_IF_ERROR(CheckBudgets(options.budgets));
   auto wants = [&](auto&& codec) {
     return std::any_of(options.budgets.begin(), options.budgets.end(),
                        [&](const CalibrateBudget& b) { return codec(b.codec); });
   };
-  int64_t done = 0;
-  const Errors errors = MeasureErrors(model, collector, omega_P, wants(IsFrame),
-                                      wants([](const auto& id) { return id == "polar"; }), [&] {
-                                        if (options.on_progress)
-                                          options.on_progress(n_heads + ++done, 2 * n_heads);
-                                      });
-  Calibration out = Begin(model, n);
+  PHASOR_ASSIGN_OR_RETURN(const auto reading,
+                          ReadText(model, tokens, options, wants(IsFrame),
+                                   wants([](const auto& id) { return id == "polar"; })));
+  const Errors& errors = reading->errors;
+  Calibration out = Begin(model, static_cast<int64_t>(tokens.size()));
   AddMoments(errors, &out);
   for (const CalibrateBudget& budget : options.budgets) {
-    PHASOR_ASSIGN_OR_RETURN(
-        const Classes classes,
-        IsFrame(budget.codec)
-            ? AllocateFrame(errors, budget.bits_per_element, options.joint)
-            : AllocatePolar(errors.pairs, collector, budget.bits_per_element, options.joint, {}));
+    PHASOR_ASSIGN_OR_RETURN(const Classes classes,
+                            IsFrame(budget.codec)
+                                ? AllocateFrame(errors, budget.bits_per_element, options.joint)
+                                : AllocatePolar(errors.pairs, reading->collector,
+                                                budget.bits_per_element, options.joint, {}));
     AddSet(budget.codec, budget.bits_per_element, classes, &out);
   }
+  return out;
+}
+
+Result<Calibration> CalibrateAround(const LoadedModel& model, std::span<const int32_t> tokens,
+                                    const CalibrateOptions& options, const Calibration& widths) {
+  Calibration out = Begin(model, static_cast<int64_t>(tokens.size()));
+  PHASOR_RETURN_IF_ERROR(widths.CheckFits(model.config(), out.fingerprint));
+  PHASOR_ASSIGN_OR_RETURN(const auto reading, ReadText(model, tokens, options, true, false));
+  out.sets = widths.sets;
+  AddMoments(reading->errors, &out);
+  AddDirections(reading->errors, &out);
   return out;
 }
 

@@ -4,8 +4,11 @@
 //   per channel, once per model, so that the expected error of the scores is least under a budget
 //   (frame_allocation.h); pairs are turned back tile by tile, so that keys that only turn with RoPE
 //   look the same all over the page (frame.h).
+//   Channels are rounded one after the other, narrowest first, and make up for each other's errors
+//   where queries have moments in common (frame_feedback.h).
 // Source: integers per channel from KIVI (Liu et al., 2024, arXiv 2402.02750); the turning frame,
-//   widths by query weight and the integer scoring are phasor's own (docs/log.md, docs/kernels.md).
+//   widths by query weight and the integer scoring are phasor's own (docs/log.md, docs/kernels.md);
+//   error feedback as in GPTQ (Frantar et al., 2023, arXiv 2210.17323), there for weights.
 // Deviations: groups are pages; the range of a channel may shrink where that lowers the squared
 //   error, so its outermost values may be clipped.
 // Shapes and layout: frame.h. Keys only.
@@ -13,9 +16,8 @@
 //   query to 8 bits per page, or to 12 where 8 would add more than a sixth of the error that the
 //   codes have already: one strong channel takes the whole scale when widths are not calibrated.
 // Cost: widths + 0.25 bits per element.
-// Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits. A head
-// that
-//   the calibration gives 16 bits holds rows of f16.
+// Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits and are
+//   rounded by themselves. A head that the calibration gives 16 bits holds rows of f16.
 #include "kvcodec/frame.h"
 
 #include <algorithm>

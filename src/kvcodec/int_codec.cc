@@ -32,6 +32,7 @@ class IntCodec : public KvCodec {
            std::unique_ptr<const ValueStretch> stretch)
       : format_(format),
         stretch_(std::move(stretch)),
+        feeds_back_(stretch_ != nullptr && format.levels->bits < 8),
         shape_(params.role, params.head_dim, format.levels,
                format.block == 0 ? params.head_dim : format.block) {}
 
@@ -113,6 +114,7 @@ class IntCodec : public KvCodec {
 
   const IntFormat format_;
   const std::unique_ptr<const ValueStretch> stretch_;  // null: none
+  const bool feeds_back_;  // whole numbers to 127 leave next to no error to make up for
   const IntPageShape shape_;
 };
 
@@ -123,7 +125,8 @@ void IntCodec::QuantizeRow(const float* x, int token, uint8_t* codes, uint16_t* 
     const int n = std::min(shape_.block, shape_.head_dim - first);
     for (int i = 0; i < n; ++i) block[i] = MakeFinite(x[first + i]);
     for (int i = n; i % 16 != 0; ++i) block[i] = 0;
-    format_.quantize(block, n, &scales[b * kPageTokens + token], codes + first);
+    format_.quantize(block, n, &scales[b * kPageTokens + token],
+                     feeds_back_ ? nullptr : codes + first);
   }
 }
 
@@ -164,7 +167,7 @@ void IntCodec::PackStrip(const uint8_t (*codes)[kMaxHeadDim], int first, std::by
   }
 }
 
-// Codes of a strip again, now so that they make up for each other, and scales to go with them.
+// Codes of a strip that make up for each other, and scales to go with them.
 void IntCodec::FeedBack(const float* x_TD, int first, int n_tokens, uint8_t (*codes)[kMaxHeadDim],
                         uint16_t* scales) const {
   const int D = shape_.head_dim, n = std::min(kStrip, n_tokens - first);
@@ -178,8 +181,8 @@ void IntCodec::FeedBack(const float* x_TD, int first, int n_tokens, uint8_t (*co
   float *x_DT = floats.data(), *residual_DT = x_DT + size;
   uint8_t* codes_DT = bytes.data();
   alignas(64) float step[kStrip] = {}, row[kMaxHeadDim] = {}, weighed[kMaxHeadDim] = {};
-  const uint8_t* code_of_quarter[kStrip] = {};
-  const int8_t* level[kStrip] = {};
+  const int16_t* nearest[kStrip];
+  std::fill_n(nearest, kStrip, NearestLevels(levels, 0));
   std::fill_n(x_DT, size, 0.0f);
   for (int t = 0; t < n; ++t) {
     const uint16_t scale = scales[first + t];
@@ -187,11 +190,9 @@ void IntCodec::FeedBack(const float* x_TD, int first, int n_tokens, uint8_t (*co
     const float* x = x_TD + static_cast<std::ptrdiff_t>(first + t) * D;
     for (int d = 0; d < D; ++d) x_DT[d * kStrip + t] = MakeFinite(x[d]);
     step[t] = F16ToF32(scale);
-    code_of_quarter[t] = CodesOfQuarters(levels, book);
-    level[t] = levels.level + (book << levels.bits);
+    nearest[t] = NearestLevels(levels, book);
   }
-  FeedBackStrip(
-      {x_DT, D, stretch_->feedback().data(), step, code_of_quarter, level, residual_DT, codes_DT});
+  FeedBackStrip({x_DT, D, stretch_->feedback().data(), step, nearest, residual_DT, codes_DT});
   for (int t = 0; t < n; ++t) {
     if (step[t] == 0) continue;
     for (int d = 0; d < D; ++d) {
@@ -207,8 +208,6 @@ void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) cons
   auto* scales = reinterpret_cast<uint16_t*>(page);
   std::memset(page, 0, shape_.codes_at);
   uint8_t codes[kStrip][kMaxHeadDim];
-  // Whole numbers to 127 leave next to no error to make up for.
-  const bool feeds_back = stretch_ != nullptr && shape_.bits < 8;
   for (int first = 0; first < kPageTokens; first += kStrip) {
     for (int i = 0; i < kStrip; ++i) {
       const int token = first + i;
@@ -220,7 +219,7 @@ void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) cons
                     scales);
       }
     }
-    if (feeds_back && first < n_tokens) FeedBack(x_TD, first, n_tokens, codes, scales);
+    if (feeds_back_ && first < n_tokens) FeedBack(x_TD, first, n_tokens, codes, scales);
     PackStrip(codes, first, page);
   }
 }

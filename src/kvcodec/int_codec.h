@@ -19,13 +19,13 @@ void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeQ4_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 // The book, sign and size of the scale with the least squared error, among 8 sizes; then the scale
 // is set once more by least squares for the codes found, each number takes its nearest level, and
-// the scale becomes the one at which the stored row times the row is the row's square.
+// the scale becomes the one at which the stored row times the row is the row's square. codes may be
+// null: the scale before that.
 void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes);
 
-// Of kLevelsSearched3 and kLevelsSearched4: the code nearest to a number of quarters of a level,
-// from -256 to 255.
-const uint8_t* CodesOfQuarters(const IntLevels& levels, int book);
+// Of kLevelsSearched3 and kLevelsSearched4: FeedbackStrip::nearest.
+const int16_t* NearestLevels(const IntLevels& levels, int book);
 // The scale of row x and its codes, zero padded as above, at which the stored row times x_weighed
 // is x times x_weighed: x_weighed . x / |x_weighed . level|, where it is not far from `scale`.
 uint16_t LengthenScale(const IntLevels& levels, const float* x, const float* x_weighed, int n,

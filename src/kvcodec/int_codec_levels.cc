@@ -51,7 +51,9 @@ struct SearchTables {
       };
       for (int i = -64; i < 64; ++i) nearest[b][i & 127] = book[closest(i, 1)];
       for (int i = -kFine; i < kFine; ++i) {
-        code[b][i + kFine] = static_cast<uint8_t>(closest(i, 4));
+        const int c = closest(i, 4);
+        code[b][i + kFine] = static_cast<uint8_t>(c);
+        level_and_code[b][i + kFine] = static_cast<int16_t>(book[c] * 256 + c);
       }
     }
   }
@@ -59,6 +61,7 @@ struct SearchTables {
   float reach[kSearchSteps];
   int8_t nearest[kMaxBooks][128];
   uint8_t code[kMaxBooks][2 * kFine];
+  int16_t level_and_code[kMaxBooks][2 * kFine];
 };
 
 // The f16 pattern nearest to d >= 0 whose low bits name the book.
@@ -96,10 +99,12 @@ float Lengthening(const float* x, const float* y, int n, const int8_t* level,
   constexpr int kLanes = 16;  // x and y are padded with zeros
   float square[kLanes] = {}, product[kLanes] = {};
   for (int i = 0; i < n; i += kLanes) {
+    const int n_here = std::min(kLanes, n - i);
+    int32_t levels[kLanes] = {};
+    for (int l = 0; l < n_here; ++l) levels[l] = level[codes[i + l]];
     for (int l = 0; l < kLanes; ++l) {
-      const int at = i + l;
-      square[l] += x[at] * y[at];
-      product[l] += y[at] * static_cast<float>(at < n ? level[codes[at]] : 0);
+      square[l] += x[i + l] * y[i + l];
+      product[l] += y[i + l] * static_cast<float>(levels[l]);
     }
   }
   float squares = 0, products = 0;
@@ -120,7 +125,7 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   for (int i = 0; i < n; ++i) top = std::max(top, std::fabs(x[i]));
   if (top < kSmallest) {
     *scale = 0;
-    std::fill(codes, codes + n, tables.code[0][kFine]);
+    if (codes != nullptr) std::fill(codes, codes + n, tables.code[0][kFine]);
     return;
   }
   float inverse[kSearchSteps];
@@ -154,6 +159,7 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   }
   *scale = ScalePattern(std::fabs(d), book, levels.book_bits);
   if (d < 0) *scale |= 0x8000;
+  if (codes == nullptr) return;
   Refine(x, n, F16ToF32(*scale), fine);
   for (int i = 0; i < n; ++i) codes[i] = code[fine[i]];
   *scale = LengthenScale(levels, x, x, n, codes, *scale);
@@ -175,8 +181,8 @@ void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes) {
   Quantize(kLevelsSearched3, TablesOf(kLevelsSearched3), x, n, scale, codes);
 }
 
-const uint8_t* CodesOfQuarters(const IntLevels& levels, int book) {
-  return TablesOf(levels).code[book];
+const int16_t* NearestLevels(const IntLevels& levels, int book) {
+  return TablesOf(levels).level_and_code[book];
 }
 
 uint16_t LengthenScale(const IntLevels& levels, const float* x, const float* x_weighed, int n,

@@ -52,11 +52,9 @@ struct FeedbackStrip {
   const float* x_DT;  // [D][16]
   int head_dim;
   const float* feedback_DD;  // ValueStretch::feedback
-  const float* step;         // [16]: value of a level, signed; 0: the lane is left alone
-  // [16]: by quarters of a level from kFineLevels below 0 on, the nearest code; the level of a
-  // code.
-  const uint8_t* const* code_of_quarter;
-  const int8_t* const* level;
+  const float* step;         // [16]: value of a level, signed; 0: nothing in this lane counts
+  // [16]: by quarters of a level, from kFineLevels below 0 on, the nearest level * 256 + its code.
+  const int16_t* const* nearest;
   float* residual_DT;  // [D][16], scratch
   uint8_t* codes_DT;   // [D][16]
 };

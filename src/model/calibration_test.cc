@@ -20,6 +20,11 @@ Calibration Example() {
   c.query_moments.n_channels = 3;
   c.query_moments.Append(std::vector<double>{4, 2, -1, 2, 9, 0, -1, 0, 1});
   c.query_moments.Append(std::vector<double>(9, 0.0));
+  c.value_directions.n_channels = 3;
+  c.value_directions.n_directions = 2;
+  c.value_directions.Append(std::vector<float>{0.6f, 0.8f, 0, 0, 0, -1},
+                            std::vector<float>{0.5f, 0.25f});
+  c.value_directions.Append(std::vector<float>{0, 1, 0}, std::vector<float>{0.125f});
   return c;
 }
 
@@ -29,7 +34,7 @@ std::string Text(const std::string& moments) {
          moments + "}";
 }
 
-TEST(Calibration, MomentsComeBackFromTheFile) {
+TEST(Calibration, MomentsAndDirectionsComeBackFromTheFile) {
   const std::string path =
       (std::filesystem::temp_directory_path() / "phasor-calibration-moments-test.json").string();
   ASSERT_TRUE(Example().Write(path).ok());
@@ -46,12 +51,23 @@ TEST(Calibration, MomentsComeBackFromTheFile) {
     EXPECT_NEAR(9 * m[i], expected[i], largest * (0.5 / 127 + 0x1p-9)) << i;
   }
   EXPECT_EQ(read->QueryMoments(0, 1), std::vector<float>(9, 0.0f));
+  // Directions in units of their largest number, those that were not there left out.
+  const Calibration::Directions two = read->ValueDirections(0, 0),
+                                one = read->ValueDirections(0, 1);
+  EXPECT_EQ(two.factor_N, (std::vector<float>{0.5f, 0.25f}));
+  ASSERT_EQ(two.direction_ND.size(), 6u);
+  const float directions[] = {0.75f, 1, 0, 0, 0, -1};
+  for (int i = 0; i < 6; ++i) EXPECT_NEAR(two.direction_ND[i], directions[i], 0.5 / 127) << i;
+  EXPECT_EQ(one.factor_N, (std::vector<float>{0.125f}));
+  EXPECT_EQ(one.direction_ND, (std::vector<float>{0, 1, 0}));
 }
 
-TEST(Calibration, FilesWithoutMomentsAreAsBefore) {
+TEST(Calibration, FilesWithoutThemAreAsBefore) {
   const auto read = Calibration::Parse(Text(""), "file");
   ASSERT_TRUE(read.ok()) << read.status().message();
   EXPECT_TRUE(read->QueryMoments(0, 0).empty());
+  EXPECT_TRUE(read->ValueDirections(0, 0).factor_N.empty());
+  EXPECT_TRUE(read->ValueDirectionBytes(0, 0).empty());
 }
 
 TEST(Calibration, DamagedMomentsNameWhatIsWrong) {
@@ -77,7 +93,20 @@ TEST(Calibration, DamagedMomentsNameWhatIsWrong) {
   }
 }
 
-TEST(Calibration, MomentsOfAnotherHeadSizeDoNotFit) {
+TEST(Calibration, DamagedDirectionsNameWhatIsWrong) {
+  auto message = [](const std::string& directions) {
+    const auto read = Calibration::Parse(Text(", \"value_directions\": " + directions), "file");
+    return read.ok() ? "" : std::string(read.status().message());
+  };
+  EXPECT_EQ(message(R"({"n_channels": 2, "n_directions": 1, "directions": ["0038007f"]})"), "");
+  EXPECT_EQ(message("1"), "file: calibration: value_directions: expected an object");
+  EXPECT_EQ(message(R"({"n_channels": 2, "n_directions": 3, "directions": []})"),
+            "file: calibration: n_directions: expected 0 to 2, found 3");
+  EXPECT_EQ(message(R"({"n_channels": 2, "n_directions": 1, "directions": ["00"]})"),
+            "file: calibration: directions: expected strings of 8 hex digits");
+}
+
+TEST(Calibration, NumbersOfAnotherHeadSizeDoNotFit) {
   ModelConfig config;
   config.n_layers = 1;
   config.n_kv_heads = 2;
