@@ -14,7 +14,7 @@ namespace {
 
 struct CalibrateFlags {
   ModelFlags model;
-  std::string text_file, output;
+  std::string text_file, output, widths_file;
   int64_t n_tokens = 2048;
   std::vector<std::string> codecs;
   double bits = 0;  // 0: the default of each codec
@@ -27,6 +27,9 @@ Status ChooseBudgets(CalibrateFlags& flags) {
   flags.options.joint = !flags.per_head;
   if (flags.by_loss && (flags.per_head || flags.bits > 0 || !flags.codecs.empty())) {
     return InvalidArgument("--by-loss: expected no --codec, --bits or --per-head beside it");
+  }
+  if (!flags.widths_file.empty() && !flags.by_loss) {
+    return InvalidArgument("--widths: expected --by-loss beside it, whose text it reads");
   }
   if (flags.bits > 0 && flags.codecs.size() != 1) {
     return InvalidArgument(fmt::format(
@@ -52,6 +55,10 @@ Result<Calibration> Make(const LoadedModel& model, const std::string& text,
     // The facts are repeated behind it.
     recall.n_context = std::min(flags.n_tokens, model.config().n_ctx_train * 3 / 4);
     PHASOR_ASSIGN_OR_RETURN(const RecallText made, MakeRecallText(model.tokenizer(), text, recall));
+    if (!flags.widths_file.empty()) {
+      PHASOR_ASSIGN_OR_RETURN(const Calibration widths, Calibration::Read(flags.widths_file));
+      return CalibrateAround(model, made.tokens, flags.options, widths);
+    }
     return CalibrateByLoss(model, made, flags.options, losses);
   }
   const EncodeOptions encode{.add_special = true, .parse_special = false};
@@ -93,7 +100,7 @@ Status RunCalibrate(CalibrateFlags& flags) {
     for (const CalibrationSet& set : calibration.sets) {
       j["sets"].push_back({{"codec", set.codec}, {"bits_per_element", set.bits_per_element}});
     }
-    if (flags.by_loss)
+    if (!losses.keys.empty())
       j["losses"] = {{"keys", ToJson(losses.keys)}, {"values", ToJson(losses.values)}};
     fmt::print("{}\n", j.dump(2));
   } else {
@@ -130,6 +137,9 @@ void AddCalibrateCommand(CLI::App& app, int* exit_code) {
       "--by-loss", f->by_loss,
       "measure what every head's loss does to the model's predictions, of facts to recall and "
       "of the text,\nand share the bits of keys and values by that: minutes, not seconds");
+  c->add_option("--widths", f->widths_file,
+                "with --by-loss: take the widths of this calibration and measure only what else\n"
+                "there is to a calibration, which takes seconds");
   c->add_option("-o,--output", f->output, "file to write (default: beside the model)");
   c->add_flag("--json", f->json, "print a JSON object");
   c->callback([f, exit_code] {

@@ -7,10 +7,10 @@
 // positions: keys arrive after RoPE. First tokens and newest tokens are kept by the cache in a
 // 16-bit (or f32) *row codec*, so other codecs only ever see pages that will not change again.
 //
-// Rotation: a codec that stores vectors in another orthonormal basis (Hadamard) implements Rotate.
-// The cache applies it to K or V rows before anything is stored (window included), attention
-// applies the key codec's Rotate to the queries and the value codec's Unrotate to its output. All
-// other functions work in the rotated basis.
+// Rotation: a codec that stores vectors in another basis (Hadamard) implements Rotate. The cache
+// applies it to K or V rows before anything is stored (window included), attention applies the key
+// codec's Rotate to the queries and the value codec's Unrotate to its output. All other functions
+// work in that basis. It is orthonormal for keys; for values any that Unrotate leads back from.
 #pragma once
 
 #include <cstddef>
@@ -46,6 +46,14 @@ struct KvCodecParams {
   std::span<const float> omega_P = {};
   // Calibrated width classes; number and meaning are the codec's. Empty: uniform widths.
   std::span<const uint8_t> classes = {};
+  // Keys: second moments of the queries as any page's codes meet them, [D, D], symmetric; their
+  // unit does not matter. Rounding errors of one channel may then be made up for in others. Only
+  // encoding reads them. Empty: unknown.
+  std::span<const float> query_moments_DD = {};
+  // Values: directions [n, D] that they favour, about orthonormal, and what their part in each is
+  // multiplied by, [n], > 0, before they are stored. Empty: none.
+  std::span<const float> direction_ND = {};
+  std::span<const float> factor_N = {};
 };
 
 // One page of a batch: see KvCodec::ScorePage and AccumulatePage. next: wanted soon.
@@ -107,7 +115,7 @@ class KvCodec {
     }
   }
 
-  // Orthonormal change of basis of n rows of D floats, in place. Default: identity.
+  // Change of basis of n rows of D floats, in place. Default: identity.
   virtual bool HasRotation() const { return false; }
   virtual void Rotate(float* x_ND, int n) const {}
   virtual void Unrotate(float* x_ND, int n) const {}

@@ -8,9 +8,13 @@
 
 #include "base/aligned.h"
 #include "base/check.h"
+#include "engine/attended_values.h"
 #include "engine/model_file.h"
 #include "engine/session_codecs.h"
 #include "kvcodec/frame_allocation.h"
+#include "kvcodec/frame_feedback.h"
+#include "kvcodec/query_moments.h"
+#include "kvcodec/value_stretch.h"
 #include "kvcodec/width_allocation.h"
 #include "registry/kv_codec_table.h"
 #include "registry/position_table.h"
@@ -20,34 +24,50 @@ namespace {
 
 constexpr int64_t kMinTokens = 256;
 
+KvCodecParams HeadParams(const ModelConfig& c, std::span<const float> omega_P, KvRole role) {
+  KvCodecParams params;
+  params.head_dim = c.head_dim;
+  params.n_rot = c.rope.n_rot;
+  params.pairing = c.pairing;
+  params.role = role;
+  if (role == KvRole::kKey) params.omega_P = omega_P;
+  return params;
+}
+
 // Keys and squared queries of one KV head, gathered while the text is read.
 struct HeadSample {
   std::vector<float> keys_TD;
   std::vector<double> energy_P;  // per pair, both channels together
   std::vector<double> weight_D;  // per channel; half the pair's where RoPE turns it
+  QueryMoments moments;
+  AttendedValues values;
 };
 
 class Collector {
  public:
-  Collector(const ModelConfig& config, int n_sink) : c_(config), n_sink_(n_sink) {
-    heads_.resize(static_cast<std::size_t>(c_.n_layers) * c_.n_kv_heads);
-    for (HeadSample& h : heads_) {
-      h.energy_P.assign((c_.head_dim + 1) / 2, 0.0);
-      h.weight_D.assign(c_.head_dim, 0.0);
-    }
+  Collector(const ModelConfig& config, std::span<const float> omega_P, int n_sink)
+      : c_(config), n_sink_(n_sink) {
+    HeadSample empty = {.keys_TD = {},
+                        .energy_P = std::vector<double>((c_.head_dim + 1) / 2),
+                        .weight_D = std::vector<double>(c_.head_dim),
+                        .moments = QueryMoments(HeadParams(c_, omega_P, KvRole::kKey)),
+                        .values = AttendedValues(c_.head_dim, c_.group(), n_sink)};
+    heads_.assign(static_cast<std::size_t>(c_.n_layers) * c_.n_kv_heads, empty);
   }
 
-  void Observe(int layer, int n, const float* q_THD, const float* k_THD) {
-    const int skip = static_cast<int>(std::max<int64_t>(0, n_sink_ - position_));
-    for (int t = skip; t < n; ++t) {
+  void Observe(int layer, int n, const float* q_THD, const float* k_THD, const float* v_THD) {
+    const int64_t D = c_.head_dim, g = c_.group();
+    for (int64_t t = 0; t < n; ++t) {
       for (int h = 0; h < c_.n_kv_heads; ++h) {
         HeadSample& sample = heads_[static_cast<std::size_t>(layer) * c_.n_kv_heads + h];
-        const float* k = k_THD + (static_cast<int64_t>(t) * c_.n_kv_heads + h) * c_.head_dim;
-        sample.keys_TD.insert(sample.keys_TD.end(), k, k + c_.head_dim);
-        const int g = c_.group();
-        for (int i = 0; i < g; ++i) {
-          AddEnergy(q_THD + (static_cast<int64_t>(t) * c_.n_heads + h * g + i) * c_.head_dim,
-                    &sample);
+        const float* q = q_THD + (t * c_.n_heads + h * g) * D;
+        const float* k = k_THD + (t * c_.n_kv_heads + h) * D;
+        sample.values.Add(q, k, v_THD + (t * c_.n_kv_heads + h) * D);
+        if (position_ + t < n_sink_) continue;
+        sample.keys_TD.insert(sample.keys_TD.end(), k, k + D);
+        for (int i = 0; i < g; ++i, q += D) {
+          AddEnergy(q, &sample);
+          sample.moments.Add(q, position_ + t);
         }
       }
     }
@@ -106,21 +126,6 @@ Result<Classes> AllocatePolar(const std::vector<PairErrorTable>& errors, const C
   return classes;
 }
 
-Result<Classes> AllocateFrame(const std::vector<ChannelErrorTable>& errors,
-                              const Collector& collector, double bits, bool joint) {
-  std::vector<ChannelHead> heads;
-  for (std::size_t i = 0; i < errors.size(); ++i) {
-    heads.push_back({&errors[i], collector.head(static_cast<int>(i)).weight_D});
-  }
-  if (joint) return AllocateChannelWidths(heads, bits);
-  Classes classes;
-  for (const ChannelHead& head : heads) {
-    PHASOR_ASSIGN_OR_RETURN(Classes one, AllocateChannelWidths({&head, 1}, bits));
-    classes.push_back(std::move(one[0]));
-  }
-  return classes;
-}
-
 bool IsFrame(const std::string& codec) { return codec == "frame4" || codec == "frame3"; }
 
 Status CheckBudgets(const std::vector<CalibrateBudget>& budgets) {
@@ -153,20 +158,28 @@ std::vector<CalibrateBudget> DefaultBudgets() {
 
 namespace {
 
-KvCodecParams HeadParams(const ModelConfig& c, std::span<const float> omega_P, KvRole role) {
-  KvCodecParams params;
-  params.head_dim = c.head_dim;
-  params.n_rot = c.rope.n_rot;
-  params.pairing = c.pairing;
-  params.role = role;
-  if (role == KvRole::kKey) params.omega_P = omega_P;
-  return params;
-}
-
 struct Errors {
   std::vector<PairErrorTable> pairs;  // empty where not wanted
   std::vector<ChannelErrorTable> channels;
+  // By head: the queries' moments, and what errors of channels cost when they are fed back.
+  std::vector<std::vector<double>> moments_DD, weight_D;
+  std::vector<Directions> values;
 };
+
+// Channels are put in order by their errors at this width.
+constexpr int kOrderWidth = 4;
+
+// A direction for every 8 channels: a quarter of them gains little more, an eighth less than half.
+constexpr int kChannelsPerDirection = 8;
+
+std::vector<double> WeightsOf(std::span<const double> moments_DD, const ChannelErrorTable& errors) {
+  std::vector<double> error_D;
+  for (int d = 0; d < errors.n_channels; ++d) {
+    error_D.push_back(
+        errors.error_DW[static_cast<std::size_t>(d) * (kMaxFrameBits + 1) + kOrderWidth]);
+  }
+  return FeedbackWeights(moments_DD, error_D);
+}
 
 // on_head: called once per head, one at a time.
 Errors MeasureErrors(const LoadedModel& model, const Collector& collector,
@@ -177,6 +190,9 @@ Errors MeasureErrors(const LoadedModel& model, const Collector& collector,
   Errors errors;
   errors.pairs.resize(n_heads);
   errors.channels.resize(n_heads);
+  errors.moments_DD.resize(n_heads);
+  errors.weight_D.resize(n_heads);
+  errors.values.resize(n_heads);
   std::mutex progress;
   model.pool().ParallelFor(n_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -185,12 +201,32 @@ Errors MeasureErrors(const LoadedModel& model, const Collector& collector,
       const KvCodecParams params = HeadParams(c, omega_P, KvRole::kKey);
       const float* keys = sample.keys_TD.data();
       if (wants_polar) errors.pairs[i] = MeasurePairErrors(keys, n_keys, params);
-      if (wants_frame) errors.channels[i] = MeasureChannelErrors(keys, n_keys, params);
+      if (wants_frame) {
+        errors.channels[i] = MeasureChannelErrors(keys, n_keys, params);
+        errors.moments_DD[i] = sample.moments.Average(static_cast<double>(c.n_ctx_train));
+        errors.weight_D[i] = WeightsOf(errors.moments_DD[i], errors.channels[i]);
+        errors.values[i] = StrongestDirections(sample.values.Moments(), c.head_dim,
+                                               c.head_dim / kChannelsPerDirection);
+      }
       std::lock_guard<std::mutex> lock(progress);
       on_head();
     }
   });
   return errors;
+}
+
+Result<Classes> AllocateFrame(const Errors& errors, double bits, bool joint) {
+  std::vector<ChannelHead> heads;
+  for (std::size_t i = 0; i < errors.channels.size(); ++i) {
+    heads.push_back({&errors.channels[i], errors.weight_D[i]});
+  }
+  if (joint) return AllocateChannelWidths(heads, bits);
+  Classes classes;
+  for (const ChannelHead& head : heads) {
+    PHASOR_ASSIGN_OR_RETURN(Classes one, AllocateChannelWidths({&head, 1}, bits));
+    classes.push_back(std::move(one[0]));
+  }
+  return classes;
 }
 
 Calibration Begin(const LoadedModel& model, int64_t n_tokens) {
@@ -202,6 +238,22 @@ Calibration Begin(const LoadedModel& model, int64_t n_tokens) {
   return out;
 }
 
+// Where they were made, for the frame codecs.
+void AddMoments(const Errors& errors, Calibration* out) {
+  if (errors.moments_DD.empty() || errors.moments_DD[0].empty()) return;
+  out->query_moments.n_channels = errors.channels[0].n_channels;
+  for (const auto& moments_DD : errors.moments_DD) out->query_moments.Append(moments_DD);
+}
+
+// What goes with widths of values alone.
+void AddDirections(const Errors& errors, Calibration* out) {
+  out->value_directions.n_channels = errors.channels[0].n_channels;
+  out->value_directions.n_directions = errors.channels[0].n_channels / kChannelsPerDirection;
+  for (const Directions& d : errors.values) {
+    out->value_directions.Append(d.direction_ND, d.factor_N);
+  }
+}
+
 void AddSet(const std::string& codec, double bits, const Classes& classes, Calibration* out) {
   CalibrationSet set = {codec, bits, static_cast<int>(classes[0].size()), {}};
   for (const auto& head : classes) set.classes.insert(set.classes.end(), head.begin(), head.end());
@@ -210,11 +262,19 @@ void AddSet(const std::string& codec, double bits, const Classes& classes, Calib
 
 }  // namespace
 
-Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t> tokens,
-                              const CalibrateOptions& options) {
+namespace {
+
+// What a text says about keys, queries and values.
+struct Reading {
+  Collector collector;
+  Errors errors;
+};
+
+Result<std::unique_ptr<Reading>> ReadText(const LoadedModel& model, std::span<const int32_t> tokens,
+                                          const CalibrateOptions& options, bool wants_frame,
+                                          bool wants_polar) {
   const ModelConfig& c = model.config();
   const auto n = static_cast<int64_t>(tokens.size());
-  PHASOR_RETURN_IF_ERROR(CheckBudgets(options.budgets));
   if (n < kMinTokens) {
     return InvalidArgument("calibrate: expected a text of at least " + std::to_string(kMinTokens) +
                            " tokens, found " + std::to_string(n));
@@ -224,9 +284,13 @@ Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t>
   session_options.n_ctx = n;
   session_options.type_k = session_options.type_v = "f16";
   PHASOR_ASSIGN_OR_RETURN(auto session, Session::Create(model, session_options));
-  Collector collector(c, options.n_sink);
+  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(c.rope));
+  const std::vector<float> omega_P = RadiansPerToken(phases);
+  std::unique_ptr<Reading> reading(new Reading{Collector(c, omega_P, options.n_sink), {}});
   const AttentionObserver observer = [&](int layer, int count, const float* q, const float* k,
-                                         const float*) { collector.Observe(layer, count, q, k); };
+                                         const float* v) {
+    reading->collector.Observe(layer, count, q, k, v);
+  };
   AppendOptions append;
   append.observer = &observer;
   append.cancel = options.cancel;
@@ -236,27 +300,48 @@ Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t>
     if (options.on_progress) options.on_progress(done * n_heads / total, 2 * n_heads);
   };
   PHASOR_RETURN_IF_ERROR(session->Append(tokens, append));
+  int64_t done = 0;
+  reading->errors =
+      MeasureErrors(model, reading->collector, omega_P, wants_frame, wants_polar, [&] {
+        if (options.on_progress) options.on_progress(n_heads + ++done, 2 * n_heads);
+      });
+  return reading;
+}
+
+}  // namespace
+
+Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t> tokens,
+                              const CalibrateOptions& options) {
+  PHASOR_RETURN_IF_ERROR(CheckBudgets(options.budgets));
   auto wants = [&](auto&& codec) {
     return std::any_of(options.budgets.begin(), options.budgets.end(),
                        [&](const CalibrateBudget& b) { return codec(b.codec); });
   };
-  PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(c.rope));
-  const std::vector<float> omega_P = RadiansPerToken(phases);
-  int64_t done = 0;
-  const Errors errors = MeasureErrors(model, collector, omega_P, wants(IsFrame),
-                                      wants([](const auto& id) { return id == "polar"; }), [&] {
-                                        if (options.on_progress)
-                                          options.on_progress(n_heads + ++done, 2 * n_heads);
-                                      });
-  Calibration out = Begin(model, n);
+  PHASOR_ASSIGN_OR_RETURN(const auto reading,
+                          ReadText(model, tokens, options, wants(IsFrame),
+                                   wants([](const auto& id) { return id == "polar"; })));
+  const Errors& errors = reading->errors;
+  Calibration out = Begin(model, static_cast<int64_t>(tokens.size()));
+  AddMoments(errors, &out);
   for (const CalibrateBudget& budget : options.budgets) {
-    PHASOR_ASSIGN_OR_RETURN(
-        const Classes classes,
-        IsFrame(budget.codec)
-            ? AllocateFrame(errors.channels, collector, budget.bits_per_element, options.joint)
-            : AllocatePolar(errors.pairs, collector, budget.bits_per_element, options.joint, {}));
+    PHASOR_ASSIGN_OR_RETURN(const Classes classes,
+                            IsFrame(budget.codec)
+                                ? AllocateFrame(errors, budget.bits_per_element, options.joint)
+                                : AllocatePolar(errors.pairs, reading->collector,
+                                                budget.bits_per_element, options.joint, {}));
     AddSet(budget.codec, budget.bits_per_element, classes, &out);
   }
+  return out;
+}
+
+Result<Calibration> CalibrateAround(const LoadedModel& model, std::span<const int32_t> tokens,
+                                    const CalibrateOptions& options, const Calibration& widths) {
+  Calibration out = Begin(model, static_cast<int64_t>(tokens.size()));
+  PHASOR_RETURN_IF_ERROR(widths.CheckFits(model.config(), out.fingerprint));
+  PHASOR_ASSIGN_OR_RETURN(const auto reading, ReadText(model, tokens, options, true, false));
+  out.sets = widths.sets;
+  AddMoments(reading->errors, &out);
+  AddDirections(reading->errors, &out);
   return out;
 }
 
@@ -294,6 +379,8 @@ Result<ValueHead> MeasureValueErrors(std::span<const float> v_TD, KvCodecParams 
       codec->Rotate(exact.data(), n);
       codec->EncodePage(exact.data(), n, page.data());
       codec->DecodePage(page.data(), n, stored.data());
+      codec->Unrotate(stored.data(), n);
+      std::copy_n(v_TD.begin() + first * D, n * D, exact.begin());
       for (int i = 0; i < n * D; ++i) {
         sum += (static_cast<double>(stored[i]) - exact[i]) * (stored[i] - exact[i]);
       }
@@ -393,16 +480,18 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
   auto step = [&] {
     if (options.on_progress) options.on_progress(++done, 3 * n_heads);
   };
-  Collector collector(c, options.n_sink);
-  const AttentionObserver observer = [&](int layer, int count, const float* q, const float* k,
-                                         const float*) { collector.Observe(layer, count, q, k); };
-  PHASOR_ASSIGN_OR_RETURN(const auto meter,
-                          SensitivityMeter::Make(model, text, &observer, options.cancel));
   PHASOR_ASSIGN_OR_RETURN(const PhaseTable phases, MakePhaseTable(c.rope));
   const std::vector<float> omega_P = RadiansPerToken(phases);
+  Collector collector(c, omega_P, options.n_sink);
+  const AttentionObserver observer = [&](int layer, int count, const float* q, const float* k,
+                                         const float* v) {
+    collector.Observe(layer, count, q, k, v);
+  };
+  PHASOR_ASSIGN_OR_RETURN(const auto meter,
+                          SensitivityMeter::Make(model, text, &observer, options.cancel));
   const Errors errors = MeasureErrors(model, collector, omega_P, true, true, step);
   PHASOR_ASSIGN_OR_RETURN(const Classes measured,
-                          AllocateFrame(errors.channels, collector, DefaultBits("frame3"), true));
+                          AllocateFrame(errors, DefaultBits("frame3"), true));
   HeadLosses found;
   std::vector<ChannelHead> keys;
   std::vector<ValueHead> values;
@@ -417,21 +506,32 @@ Result<Calibration> CalibrateByLoss(const LoadedModel& model, const RecallText& 
     };
     KvCodecParams k = HeadParams(c, omega_P, KvRole::kKey);
     KvCodecParams v = HeadParams(c, omega_P, KvRole::kValue);
+    v.direction_ND = errors.values[i].direction_ND;
+    v.factor_N = errors.values[i].factor_N;
     PHASOR_ASSIGN_OR_RETURN(const ValueHead value_errors,
                             MeasureValueErrors(meter->values(layer, head), v));
     k.classes = measured[i];
+    const std::vector<float> moments(errors.moments_DD[i].begin(), errors.moments_DD[i].end());
+    k.query_moments_DD = moments;
     PHASOR_ASSIGN_OR_RETURN(const HeadLoss of_keys, measure("frame3", k));
     PHASOR_ASSIGN_OR_RETURN(const HeadLoss of_values, measure("q3_head", v));
     found.keys.push_back(of_keys);
     found.values.push_back(of_values);
-    keys.push_back({&errors.channels[i], collector.head(i).weight_D});
+    keys.push_back({&errors.channels[i], errors.weight_D[i]});
     values.push_back(value_errors);
   }
   Weigh(found, measured, &keys, &values);
   Calibration out = Begin(model, static_cast<int64_t>(text.tokens.size()));
+  AddMoments(errors, &out);
+  AddDirections(errors, &out);
   PHASOR_RETURN_IF_ERROR(AddSharedSets(keys, values, &out));
+  // Polar has no feedback: the loss is of the error that the same widths had without.
   std::vector<double> importance;
-  for (const ChannelHead& head : keys) importance.push_back(head.importance);
+  for (int i = 0; i < n_heads; ++i) {
+    const ChannelHead alone = {&errors.channels[i], collector.head(i).weight_D};
+    const double before = ScoreError(alone, measured[i]), after = ScoreError(keys[i], measured[i]);
+    importance.push_back(before > 0 ? keys[i].importance * after / before : 0);
+  }
   const double polar_bits = DefaultBits("polar");
   PHASOR_ASSIGN_OR_RETURN(const Classes polar,
                           AllocatePolar(errors.pairs, collector, polar_bits, true, importance));

@@ -39,6 +39,11 @@ struct CalibrateOptions {
 Result<Calibration> Calibrate(const LoadedModel& model, std::span<const int32_t> tokens,
                               const CalibrateOptions& options);
 
+// The sets of `widths`, a calibration of this model, with query moments and value directions
+// measured on these tokens. Budgets and `joint` of the options are not used.
+Result<Calibration> CalibrateAround(const LoadedModel& model, std::span<const int32_t> tokens,
+                                    const CalibrateOptions& options, const Calibration& widths);
+
 // What every KV head's loss costs, at about 3 bits: keys in the widths that equal importance gives
 // them, values in 3 bits. [n_layers * n_kv_heads]
 struct HeadLosses {

@@ -129,7 +129,19 @@ Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
       KvCodecParams k = HeadParams(config, KvRole::kKey, layer, head);
       KvCodecParams v = HeadParams(config, KvRole::kValue, layer, head);
       k.omega_P = omega_P;
+      std::vector<float> query_moments_DD;
+      Calibration::Directions directions;
       if (calibration != nullptr) {
+        // Those that take widths alone know what to do with them.
+        if (calibration->Find(type_k) != nullptr) {
+          query_moments_DD = calibration->QueryMoments(layer, head);
+        }
+        k.query_moments_DD = query_moments_DD;
+        if (calibration->Find(type_v) != nullptr) {
+          directions = calibration->ValueDirections(layer, head);
+        }
+        v.direction_ND = directions.direction_ND;
+        v.factor_N = directions.factor_N;
         k.classes = calibration->Classes(type_k, layer, head);
         v.classes = calibration->Classes(type_v, layer, head);
       }
@@ -145,7 +157,15 @@ Result<std::vector<KvHeadCodecs>> MakeSessionCodecs(const ModelConfig& config,
 
 Result<std::size_t> EstimateCacheBytes(const ModelConfig& config, const Calibration* calibration,
                                        const SessionOptions& options, int64_t n_tokens) {
-  PHASOR_ASSIGN_OR_RETURN(auto codecs, MakeSessionCodecs(config, calibration, options));
+  // Sizes hang on widths alone.
+  Calibration widths;
+  if (calibration != nullptr) {
+    widths = *calibration;
+    widths.query_moments = {};
+    widths.value_directions = {};
+  }
+  PHASOR_ASSIGN_OR_RETURN(
+      auto codecs, MakeSessionCodecs(config, calibration != nullptr ? &widths : nullptr, options));
   const int64_t after_sink = std::max<int64_t>(0, n_tokens - options.n_sink);
   const int64_t frozen = std::max<int64_t>(0, (after_sink - options.n_recent) / kPageTokens);
   const int64_t window = (after_sink - frozen * kPageTokens + kPageTokens - 1) / kPageTokens;

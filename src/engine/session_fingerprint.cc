@@ -46,6 +46,13 @@ uint64_t CalibrationHash(const Calibration* calibration, std::span<const std::st
           std::as_bytes(calibration->Classes(types[head], layer, static_cast<int>(head))));
     }
   }
+  // Where values are stretched they mean something else.
+  for (std::size_t head = 0; head < types_v.size(); ++head) {
+    if (calibration->Find(types_v[head]) != nullptr) {
+      hasher.AddBytes(
+          std::as_bytes(calibration->ValueDirectionBytes(layer, static_cast<int>(head))));
+    }
+  }
   return any ? Shortened(hasher.Finish()) : 0;
 }
 

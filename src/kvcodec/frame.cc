@@ -4,8 +4,11 @@
 //   per channel, once per model, so that the expected error of the scores is least under a budget
 //   (frame_allocation.h); pairs are turned back twice a page, so that keys that only turn with RoPE
 //   look the same all over the page (frame.h).
+//   Channels are rounded one after the other, narrowest first, and make up for each other's errors
+//   where queries have moments in common (frame_feedback.h).
 // Source: integers per channel from KIVI (Liu et al., 2024, arXiv 2402.02750); the turning frame,
-//   widths by query weight and the integer scoring are phasor's own (docs/log.md, docs/kernels.md).
+//   widths by query weight and the integer scoring are phasor's own (docs/log.md, docs/kernels.md);
+//   error feedback as in GPTQ (Frantar et al., 2023, arXiv 2210.17323), there for weights.
 // Deviations: groups are pages; the range of a channel may shrink where that lowers the squared
 //   error, so its outermost values may be clipped.
 // Shapes and layout: frame.h. Keys only.
@@ -13,9 +16,8 @@
 //   query to 8 bits per page, or to 12 where 8 would add more than a sixth of the error that the
 //   codes have already: one strong channel takes the whole scale when widths are not calibrated.
 // Cost: widths + 0.25 bits per element.
-// Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits. A head
-// that
-//   the calibration gives 16 bits holds rows of f16.
+// Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits and are
+//   rounded by themselves. A head that the calibration gives 16 bits holds rows of f16.
 #include "kvcodec/frame.h"
 
 #include <algorithm>
@@ -25,6 +27,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "kvcodec/frame_feedback.h"
 #include "kvcodec/frame_kernels.h"
 #include "kvcodec/kvcodec.h"
 #include "kvcodec/polar_grid.h"  // PolarPairs
@@ -103,6 +106,7 @@ FrameLayout MakeFrameLayout(const KvCodecParams& params, std::span<const uint8_t
         std::fill_n(&l.middle_from[w][q / 16 * 64 + 4 * FrameDword(q)], 4, uint8_t{0});
     }
   }
+  AddFrameFeedback(params.query_moments_DD, &l);
   return l;
 }
 
@@ -186,6 +190,12 @@ Result<std::unique_ptr<KvCodec>> MakeFrame(const char* id, const KvCodecParams& 
   if (!params.omega_P.empty() && static_cast<int>(params.omega_P.size()) != params.n_rot / 2) {
     return InvalidArgument(name + ": expected frequencies for " + std::to_string(params.n_rot / 2) +
                            " pairs, found " + std::to_string(params.omega_P.size()));
+  }
+  const auto n_moments = static_cast<std::size_t>(params.head_dim) * params.head_dim;
+  if (!params.query_moments_DD.empty() && params.query_moments_DD.size() != n_moments) {
+    return InvalidArgument(name + ": expected " + std::to_string(n_moments) +
+                           " second moments of queries, found " +
+                           std::to_string(params.query_moments_DD.size()));
   }
   std::vector<uint8_t> width_D(static_cast<std::size_t>(params.head_dim), kUniformBits);
   if (!params.classes.empty()) {

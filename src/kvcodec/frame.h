@@ -75,6 +75,15 @@ struct FrameLayout {
   // alone, [n_padded] each: for a second pass over the widest.
   float power_below[kMaxFrameBits + 2] = {};
   std::vector<uint8_t> middle_from[kMaxFrameBits + 1];
+  // Slots are encoded from the last, narrowest to the first. What is rounded in slot s is the
+  // channel plus weight * (stored - what was rounded) of slots behind it: feedback[feedback_S[s]]
+  // up to feedback[feedback_S[s + 1]]. Both empty: channels are rounded by themselves.
+  struct Feedback {
+    int16_t channel;
+    float weight;
+  };
+  std::vector<uint32_t> feedback_S;
+  std::vector<Feedback> feedback;
 };
 
 // Queries are handled 64 slots (16 quads) at a time.

@@ -91,18 +91,36 @@ FrameGrid FitGrid(const float* x_T, int bits, bool whole_range) {
   return best;
 }
 
+// x_T[128], a channel of slot `slot`, becomes what is to be rounded. frame_DT: residuals of slots
+// behind it.
+void AddFeedback(const FrameLayout& layout, int slot, const float* frame_DT, float* x_T) {
+  const uint32_t begin = layout.feedback_S[slot], end = layout.feedback_S[slot + 1];
+  if (begin == end) return;
+  double sum_T[kPageTokens];
+  std::copy_n(x_T, kPageTokens, sum_T);
+  for (uint32_t i = begin; i < end; ++i) {
+    const auto [channel, weight] = layout.feedback[i];
+    const float* residual_T = frame_DT + static_cast<std::ptrdiff_t>(channel) * kPageTokens;
+    for (int t = 0; t < kPageTokens; ++t) sum_T[t] += weight * residual_T[t];
+  }
+  for (int t = 0; t < kPageTokens; ++t) x_T[t] = SanitizeElement(static_cast<float>(sum_T[t]));
+}
+
 void EncodeScalar(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page) {
   static thread_local AlignedBuffer<float> frame;
   frame.Resize(static_cast<std::size_t>(layout.head_dim) * kPageTokens);
   ToFrame(layout, x_TD, n_tokens, frame.data());
   std::memset(page, 0, layout.page_bytes);
-  auto* quad = reinterpret_cast<uint8_t*>(page) + layout.first_code;
-  for (int q = 0; q < layout.n_quads; ++q) {
+  const bool feeds_back = !layout.feedback.empty();
+  auto* quad = reinterpret_cast<uint8_t*>(page) + layout.page_bytes;
+  for (int q = layout.n_quads - 1; q >= 0; --q) {
     const int bits = layout.bits_Q[q];
-    for (int k = 0; k < 4; ++k) {
+    quad -= 64 * bits;
+    for (int k = 3; k >= 0; --k) {
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
-      const float* x_T = frame.data() + static_cast<std::ptrdiff_t>(channel) * kPageTokens;
+      float* x_T = frame.data() + static_cast<std::ptrdiff_t>(channel) * kPageTokens;
+      if (feeds_back) AddFeedback(layout, slot, frame.data(), x_T);
       const FrameGrid grid = FitGrid(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &grid.low, 2);
@@ -112,9 +130,9 @@ void EncodeScalar(const FrameLayout& layout, const float* x_TD, int n_tokens, st
       for (int t = 0; t < kPageTokens; ++t) {
         const float code = std::clamp(std::nearbyint((x_T[t] - low) * inverse), 0.0f, top);
         PackCode(static_cast<int>(code), bits, t, k, quad);
+        x_T[t] = low + scale * code - x_T[t];
       }
     }
-    quad += 64 * bits;
   }
 }
 

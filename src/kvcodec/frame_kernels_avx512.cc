@@ -558,6 +558,35 @@ void PackQuad(const __m512i word[8], int bits, std::byte* quad) {
   }
 }
 
+// x_T, the channel of slot `slot`, becomes what is to be rounded. frame_DT: residuals of slots
+// behind it.
+void AddFeedback(const FrameLayout& layout, int slot, const float* frame_DT, float* x_T) {
+  const uint32_t begin = layout.feedback_S[slot], end = layout.feedback_S[slot + 1];
+  if (begin == end) return;
+  __m512 x[8];
+  PHASOR_UNROLL for (int i = 0; i < 8; ++i) x[i] = _mm512_load_ps(x_T + 16 * i);
+  for (uint32_t f = begin; f < end; ++f) {
+    const float* residual_T = frame_DT + layout.feedback[f].channel * kRowFloats;
+    const __m512 weight = Set(layout.feedback[f].weight);
+    PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+      x[i] = _mm512_fmadd_ps(weight, _mm512_load_ps(residual_T + 16 * i), x[i]);
+    }
+  }
+  const __m512 top = Set(kPolarInfinity), bottom = Set(-kPolarInfinity);
+  PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+    _mm512_store_ps(x_T + 16 * i, _mm512_max_ps(_mm512_min_ps(x[i], top), bottom));
+  }
+}
+
+// x_T becomes the residual of its rounding.
+PHASOR_INLINE void ToResidual(const Fit& fit, float* x_T) {
+  PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+    const __m512 x = _mm512_load_ps(x_T + 16 * i);
+    _mm512_store_ps(x_T + 16 * i,
+                    _mm512_sub_ps(_mm512_fmadd_ps(fit.scale, FitCode(fit, x), fit.low), x));
+  }
+}
+
 void EncodeAvx512(const FrameLayout& layout, const float* x_TD, int n_tokens, std::byte* page) {
   float* frame = TileScratch(layout.head_dim);
   RowsToTile(x_TD, layout.head_dim, n_tokens, frame);
@@ -569,27 +598,31 @@ void EncodeAvx512(const FrameLayout& layout, const float* x_TD, int n_tokens, st
     }
   }
   std::memset(page, 0, layout.first_code);
-  std::byte* quad = page + layout.first_code;
-  for (int q = 0; q < layout.n_quads; ++q) {
+  const bool feeds_back = !layout.feedback.empty();
+  std::byte* quad = page + layout.page_bytes;
+  for (int q = layout.n_quads - 1; q >= 0; --q) {
     const int bits = layout.bits_Q[q];
+    quad -= 64 * bits;
     __m512i word[8];
     for (__m512i& w : word) w = _mm512_setzero_si512();
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 3; k >= 0; --k) {
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
-      const float* x_T = frame + channel * kRowFloats;
+      float* x_T = frame + channel * kRowFloats;
+      if (feeds_back) AddFeedback(layout, slot, frame, x_T);
       const Fit fit = FitSlot(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &fit.grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &fit.grid.low, 2);
-      if (bits == 0) continue;
-      const __m128i shift = _mm_cvtsi32_si128(8 * k);
-      PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
-        const __m512i code = _mm512_cvtps_epi32(FitCode(fit, _mm512_load_ps(x_T + 16 * i)));
-        word[i] = _mm512_or_si512(word[i], _mm512_sll_epi32(code, shift));
+      if (bits > 0) {
+        const __m128i shift = _mm_cvtsi32_si128(8 * k);
+        PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+          const __m512i code = _mm512_cvtps_epi32(FitCode(fit, _mm512_load_ps(x_T + 16 * i)));
+          word[i] = _mm512_or_si512(word[i], _mm512_sll_epi32(code, shift));
+        }
       }
+      if (feeds_back) ToResidual(fit, x_T);
     }
     PackQuad(word, bits, quad);
-    quad += 64 * bits;
   }
 }
 

@@ -175,6 +175,37 @@ Fit FitSlot(const float* x_T, int bits, bool whole_range) {
   return best;
 }
 
+// x_T, the channel of slot `slot`, becomes what is to be rounded. frame_DT: residuals of slots
+// behind it.
+void AddFeedback(const FrameLayout& layout, int slot, const float* frame_DT, float* x_T) {
+  const uint32_t begin = layout.feedback_S[slot], end = layout.feedback_S[slot + 1];
+  if (begin == end) return;
+  for (int t = 0; t < kPageTokens; t += 64) {
+    __m256 x[8];
+    PHASOR_UNROLL for (int i = 0; i < 8; ++i) x[i] = _mm256_load_ps(x_T + t + 8 * i);
+    for (uint32_t f = begin; f < end; ++f) {
+      const float* residual_T = frame_DT + layout.feedback[f].channel * kRowFloats + t;
+      const __m256 weight = Set(layout.feedback[f].weight);
+      PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+        x[i] = _mm256_fmadd_ps(weight, _mm256_load_ps(residual_T + 8 * i), x[i]);
+      }
+    }
+    PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
+      _mm256_store_ps(x_T + t + 8 * i, Clamp(x[i], kPolarInfinity));
+    }
+  }
+}
+
+// x_T becomes the residual of its rounding.
+void ToResidual(const Fit& fit, float* x_T) {
+  PHASOR_UNROLL for (int i = 0; i < 16; ++i) {
+    const __m256 x = _mm256_load_ps(x_T + 8 * i);
+    _mm256_store_ps(
+        x_T + 8 * i,
+        _mm256_sub_ps(_mm256_fmadd_ps(Set(fit.scale), FitCode(fit, x), Set(fit.low)), x));
+  }
+}
+
 // Bits [at, at + kPart) of the codes of all tiles, 8 / kPart tiles to a vector.
 template <int kPart>
 PHASOR_INLINE void StorePart(const __m256i word[kFrameTiles], int at, std::byte* out) {
@@ -220,30 +251,34 @@ void EncodeFrameAvx2(const FrameLayout& layout, const float* x_TD, int n_tokens,
     }
   }
   std::memset(page, 0, layout.first_code);
-  std::byte* quad = page + layout.first_code;
-  for (int q = 0; q < layout.n_quads; ++q) {
+  const bool feeds_back = !layout.feedback.empty();
+  std::byte* quad = page + layout.page_bytes;
+  for (int q = layout.n_quads - 1; q >= 0; --q) {
     const int bits = layout.bits_Q[q];
+    quad -= 64 * bits;
     __m256i word[2][kFrameTiles];
     for (auto& half : word) {
       for (__m256i& w : half) w = _mm256_setzero_si256();
     }
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 3; k >= 0; --k) {
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
-      const float* x_T = frame + channel * kRowFloats;
+      float* x_T = frame + channel * kRowFloats;
+      if (feeds_back) AddFeedback(layout, slot, frame, x_T);
       const Fit fit = FitSlot(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &fit.grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &fit.grid.low, 2);
-      if (bits == 0) continue;
-      const __m128i shift = _mm_cvtsi32_si128(8 * k);
-      PHASOR_UNROLL for (int i = 0; i < 16; ++i) {
-        const __m256i code = _mm256_cvtps_epi32(FitCode(fit, _mm256_load_ps(x_T + 8 * i)));
-        word[i % 2][i / 2] = _mm256_or_si256(word[i % 2][i / 2], _mm256_sll_epi32(code, shift));
+      if (bits > 0) {
+        const __m128i shift = _mm_cvtsi32_si128(8 * k);
+        PHASOR_UNROLL for (int i = 0; i < 16; ++i) {
+          const __m256i code = _mm256_cvtps_epi32(FitCode(fit, _mm256_load_ps(x_T + 8 * i)));
+          word[i % 2][i / 2] = _mm256_or_si256(word[i % 2][i / 2], _mm256_sll_epi32(code, shift));
+        }
       }
+      if (feeds_back) ToResidual(fit, x_T);
     }
     PackQuad(word[0], bits, quad);
     PackQuad(word[1], bits, quad + 32);
-    quad += 64 * bits;
   }
 }
 

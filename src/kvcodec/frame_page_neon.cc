@@ -158,6 +158,35 @@ Fit FitSlot(const float* x_T, int bits, bool whole_range) {
   return best;
 }
 
+// x_T, the channel of slot `slot`, becomes what is to be rounded. frame_DT: residuals of slots
+// behind it.
+void AddFeedback(const FrameLayout& layout, int slot, const float* frame_DT, float* x_T) {
+  const uint32_t begin = layout.feedback_S[slot], end = layout.feedback_S[slot + 1];
+  if (begin == end) return;
+  for (int t = 0; t < kPageTokens; t += 64) {
+    float32x4_t x[16];
+    PHASOR_UNROLL for (int i = 0; i < 16; ++i) x[i] = vld1q_f32(x_T + t + 4 * i);
+    for (uint32_t f = begin; f < end; ++f) {
+      const float* residual_T = frame_DT + layout.feedback[f].channel * kRowFloats + t;
+      const float weight = layout.feedback[f].weight;
+      PHASOR_UNROLL for (int i = 0; i < 16; ++i) {
+        x[i] = vfmaq_n_f32(x[i], vld1q_f32(residual_T + 4 * i), weight);
+      }
+    }
+    PHASOR_UNROLL for (int i = 0; i < 16; ++i) {
+      vst1q_f32(x_T + t + 4 * i, Clamp(x[i], kPolarInfinity));
+    }
+  }
+}
+
+// x_T becomes the residual of its rounding.
+void ToResidual(const Fit& fit, float* x_T) {
+  for (int t = 0; t < kPageTokens; t += 4) {
+    const float32x4_t x = vld1q_f32(x_T + t);
+    vst1q_f32(x_T + t, vsubq_f32(vfmaq_n_f32(vdupq_n_f32(fit.low), FitCode(fit, x), fit.scale), x));
+  }
+}
+
 // Bits [at, at + kPart) of the codes of all tiles, 8 / kPart tiles to a vector.
 template <int kPart>
 PHASOR_INLINE void StorePart(const uint32x4_t word[kFrameTiles], int at, std::byte* out) {
@@ -203,29 +232,33 @@ void EncodeFrameNeon(const FrameLayout& layout, const float* x_TD, int n_tokens,
     }
   }
   std::memset(page, 0, layout.first_code);
-  std::byte* quad = page + layout.first_code;
-  for (int q = 0; q < layout.n_quads; ++q) {
+  const bool feeds_back = !layout.feedback.empty();
+  std::byte* quad = page + layout.page_bytes;
+  for (int q = layout.n_quads - 1; q >= 0; --q) {
     const int bits = layout.bits_Q[q];
+    quad -= 64 * bits;
     uint32x4_t word[4][kFrameTiles];
     for (auto& quarter : word) {
       for (uint32x4_t& w : quarter) w = vdupq_n_u32(0);
     }
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 3; k >= 0; --k) {
       const int slot = 4 * q + k, channel = layout.channel_S[slot];
       if (channel < 0) continue;
-      const float* x_T = frame + channel * kRowFloats;
+      float* x_T = frame + channel * kRowFloats;
+      if (feeds_back) AddFeedback(layout, slot, frame, x_T);
       const Fit fit = FitSlot(x_T, bits, layout.whole_ranges);
       std::memcpy(page + 2 * slot, &fit.grid.scale, 2);
       std::memcpy(page + 2 * (4 * layout.n_quads + slot), &fit.grid.low, 2);
-      if (bits == 0) continue;
-      const int32x4_t shift = vdupq_n_s32(8 * k);
-      for (int i = 0; i < 32; ++i) {
-        const uint32x4_t code = vcvtnq_u32_f32(FitCode(fit, vld1q_f32(x_T + 4 * i)));
-        word[i % 4][i / 4] = vorrq_u32(word[i % 4][i / 4], vshlq_u32(code, shift));
+      if (bits > 0) {
+        const int32x4_t shift = vdupq_n_s32(8 * k);
+        for (int i = 0; i < 32; ++i) {
+          const uint32x4_t code = vcvtnq_u32_f32(FitCode(fit, vld1q_f32(x_T + 4 * i)));
+          word[i % 4][i / 4] = vorrq_u32(word[i % 4][i / 4], vshlq_u32(code, shift));
+        }
       }
+      if (feeds_back) ToResidual(fit, x_T);
     }
     for (int v = 0; v < 4; ++v) PackQuad(word[v], bits, quad + 16 * v);
-    quad += 64 * bits;
   }
 }
 

@@ -5,9 +5,11 @@
 #include <cstring>
 #include <string>
 
+#include "base/aligned.h"
 #include "base/check.h"
 #include "kvcodec/hadamard.h"
 #include "kvcodec/row_codec.h"
+#include "tensor/half.h"
 
 namespace phasor {
 namespace {
@@ -26,8 +28,11 @@ std::size_t RoundUp64(std::size_t n) { return (n + 63) / 64 * 64; }
 
 class IntCodec : public KvCodec {
  public:
-  IntCodec(const IntFormat& format, const KvCodecParams& params)
+  IntCodec(const IntFormat& format, const KvCodecParams& params,
+           std::unique_ptr<const ValueStretch> stretch)
       : format_(format),
+        stretch_(std::move(stretch)),
+        feeds_back_(stretch_ != nullptr && format.levels->bits < 8),
         shape_(params.role, params.head_dim, format.levels,
                format.block == 0 ? params.head_dim : format.block) {}
 
@@ -72,12 +77,16 @@ class IntCodec : public KvCodec {
     }
   }
 
-  bool HasRotation() const override { return format_.hadamard; }
+  bool HasRotation() const override { return format_.hadamard || stretch_ != nullptr; }
   void Rotate(float* x_ND, int n) const override {
+    if (stretch_ != nullptr) stretch_->Apply(x_ND, n);
     if (format_.hadamard) HadamardRows(x_ND, n, shape_.head_dim);
   }
   // The transform is its own inverse.
-  void Unrotate(float* x_ND, int n) const override { Rotate(x_ND, n); }
+  void Unrotate(float* x_ND, int n) const override {
+    if (format_.hadamard) HadamardRows(x_ND, n, shape_.head_dim);
+    if (stretch_ != nullptr) stretch_->Undo(x_ND, n);
+  }
 
  private:
   // A prepared query: float step [g], int32 sum [g, n_blocks], int16 codes [g, n_inner], the same
@@ -100,7 +109,12 @@ class IntCodec : public KvCodec {
   // Looked up per call: a test may lower the CPU level after the codec was made.
   const IntKernels& Kernels() const { return GetIntKernels(ActiveCpuLevel()); }
 
+  void FeedBack(const float* x_TD, int first, int n_tokens, uint8_t (*codes)[kMaxHeadDim],
+                uint16_t* scales) const;
+
   const IntFormat format_;
+  const std::unique_ptr<const ValueStretch> stretch_;  // null: none
+  const bool feeds_back_;  // whole numbers to 127 leave next to no error to make up for
   const IntPageShape shape_;
 };
 
@@ -111,7 +125,8 @@ void IntCodec::QuantizeRow(const float* x, int token, uint8_t* codes, uint16_t* 
     const int n = std::min(shape_.block, shape_.head_dim - first);
     for (int i = 0; i < n; ++i) block[i] = MakeFinite(x[first + i]);
     for (int i = n; i % 16 != 0; ++i) block[i] = 0;
-    format_.quantize(block, n, &scales[b * kPageTokens + token], codes + first);
+    format_.quantize(block, n, &scales[b * kPageTokens + token],
+                     feeds_back_ ? nullptr : codes + first);
   }
 }
 
@@ -152,6 +167,43 @@ void IntCodec::PackStrip(const uint8_t (*codes)[kMaxHeadDim], int first, std::by
   }
 }
 
+// Codes of a strip that make up for each other, and scales to go with them.
+void IntCodec::FeedBack(const float* x_TD, int first, int n_tokens, uint8_t (*codes)[kMaxHeadDim],
+                        uint16_t* scales) const {
+  const int D = shape_.head_dim, n = std::min(kStrip, n_tokens - first);
+  const IntLevels& levels = *format_.levels;
+  static_assert(kStrip == kStripTokens);
+  const std::size_t size = static_cast<std::size_t>(D) * kStrip;
+  static thread_local AlignedBuffer<float> floats;
+  static thread_local AlignedBuffer<uint8_t> bytes;
+  floats.Resize(2 * size);
+  bytes.Resize(size);
+  float *x_DT = floats.data(), *residual_DT = x_DT + size;
+  uint8_t* codes_DT = bytes.data();
+  alignas(64) float step[kStrip] = {}, row[kMaxHeadDim] = {}, weighed[kMaxHeadDim] = {};
+  const int16_t* nearest[kStrip];
+  std::fill_n(nearest, kStrip, NearestLevels(levels, 0));
+  std::fill_n(x_DT, size, 0.0f);
+  for (int t = 0; t < n; ++t) {
+    const uint16_t scale = scales[first + t];
+    const int book = scale & ((1 << levels.book_bits) - 1);
+    const float* x = x_TD + static_cast<std::ptrdiff_t>(first + t) * D;
+    for (int d = 0; d < D; ++d) x_DT[d * kStrip + t] = MakeFinite(x[d]);
+    step[t] = F16ToF32(scale);
+    nearest[t] = NearestLevels(levels, book);
+  }
+  FeedBackStrip({x_DT, D, stretch_->feedback().data(), step, nearest, residual_DT, codes_DT});
+  for (int t = 0; t < n; ++t) {
+    if (step[t] == 0) continue;
+    for (int d = 0; d < D; ++d) {
+      codes[t][d] = codes_DT[d * kStrip + t];
+      row[d] = x_DT[d * kStrip + t];
+    }
+    stretch_->Weigh(row, weighed);
+    scales[first + t] = LengthenScale(levels, row, weighed, D, codes[t], scales[first + t]);
+  }
+}
+
 void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) const {
   auto* scales = reinterpret_cast<uint16_t*>(page);
   std::memset(page, 0, shape_.codes_at);
@@ -167,6 +219,7 @@ void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) cons
                     scales);
       }
     }
+    if (feeds_back_ && first < n_tokens) FeedBack(x_TD, first, n_tokens, codes, scales);
     PackStrip(codes, first, page);
   }
 }
@@ -202,9 +255,10 @@ void IntCodec::PrepareQuery(const float* q_GD, int g, std::byte* prepared) const
 }  // namespace
 
 Result<std::unique_ptr<KvCodec>> MakeIntCodec(const char* id, const IntFormat& format,
-                                              const KvCodecParams& params) {
+                                              const KvCodecParams& params,
+                                              std::unique_ptr<const ValueStretch> stretch) {
   PHASOR_RETURN_IF_ERROR(CheckHeadDim(id, params.head_dim));
-  return std::unique_ptr<KvCodec>(std::make_unique<IntCodec>(format, params));
+  return std::unique_ptr<KvCodec>(std::make_unique<IntCodec>(format, params, std::move(stretch)));
 }
 
 Result<std::unique_ptr<KvCodec>> MakeHeadRowCodec(const char* id, int bits,
@@ -220,8 +274,14 @@ Result<std::unique_ptr<KvCodec>> MakeHeadRowCodec(const char* id, int bits,
     }
     bits = params.classes[0];
   }
+  std::unique_ptr<const ValueStretch> stretch;
+  if (params.role == KvRole::kValue && !params.factor_N.empty()) {
+    PHASOR_RETURN_IF_ERROR(CheckHeadDim(id, params.head_dim));
+    PHASOR_ASSIGN_OR_RETURN(ValueStretch made, ValueStretch::Make(id, params));
+    stretch = std::make_unique<const ValueStretch>(std::move(made));
+  }
   for (const IntFormat& format : kFormats) {
-    if (format.levels->bits == bits) return MakeIntCodec(id, format, params);
+    if (format.levels->bits == bits) return MakeIntCodec(id, format, params, std::move(stretch));
   }
   return InvalidArgument(std::string(id) + ": expected a width of 3, 4 or 8 bits, found " +
                          std::to_string(bits));

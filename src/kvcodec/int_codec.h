@@ -7,6 +7,7 @@
 
 #include "contracts/kv_codec.h"
 #include "kvcodec/int_kernels.h"
+#include "kvcodec/value_stretch.h"
 
 namespace phasor {
 
@@ -18,9 +19,17 @@ void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeQ4_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 // The book, sign and size of the scale with the least squared error, among 8 sizes; then the scale
 // is set once more by least squares for the codes found, each number takes its nearest level, and
-// the scale becomes the one at which the stored row times the row is the row's square.
+// the scale becomes the one at which the stored row times the row is the row's square. codes may be
+// null: the scale before that.
 void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes);
+
+// Of kLevelsSearched3 and kLevelsSearched4: FeedbackStrip::nearest.
+const int16_t* NearestLevels(const IntLevels& levels, int book);
+// The scale of row x and its codes, zero padded as above, at which the stored row times x_weighed
+// is x times x_weighed: x_weighed . x / |x_weighed . level|, where it is not far from `scale`.
+uint16_t LengthenScale(const IntLevels& levels, const float* x, const float* x_weighed, int n,
+                       const uint8_t* codes, uint16_t scale);
 
 extern const IntLevels kLevels8;     // code, signed
 extern const IntLevels kLevelsQ4_0;  // code - 8
@@ -35,12 +44,13 @@ struct IntFormat {
 };
 
 // Fails with kUnsupported for head sizes outside 1 .. 1024.
-Result<std::unique_ptr<KvCodec>> MakeIntCodec(const char* id, const IntFormat& format,
-                                              const KvCodecParams& params);
+Result<std::unique_ptr<KvCodec>> MakeIntCodec(
+    const char* id, const IntFormat& format, const KvCodecParams& params,
+    std::unique_ptr<const ValueStretch> stretch = nullptr);
 
 // q4_head and q3_head: rows after HadamardRows with one scale each, `bits` of 3 or 4. A value head
-// takes the width that KvCodecParams::classes names instead, one class: 3, 4 or 8 bits. Keys pay no
-// attention to classes.
+// takes the width that KvCodecParams::classes names instead, one class: 3, 4 or 8 bits, and is
+// stretched (value_stretch.h) where KvCodecParams has directions. Keys pay no attention to either.
 Result<std::unique_ptr<KvCodec>> MakeHeadRowCodec(const char* id, int bits,
                                                   const KvCodecParams& params);
 

@@ -33,7 +33,7 @@ const IntLevels kLevelsSearched3 = {
 namespace {
 
 // Numbers in quarters of a level, for the final choice of a code: |i| < kFine.
-constexpr int kFine = 256;
+constexpr int kFine = kFineLevels;
 
 struct SearchTables {
   SearchTables(const IntLevels& levels, float first, float step) {
@@ -51,7 +51,9 @@ struct SearchTables {
       };
       for (int i = -64; i < 64; ++i) nearest[b][i & 127] = book[closest(i, 1)];
       for (int i = -kFine; i < kFine; ++i) {
-        code[b][i + kFine] = static_cast<uint8_t>(closest(i, 4));
+        const int c = closest(i, 4);
+        code[b][i + kFine] = static_cast<uint8_t>(c);
+        level_and_code[b][i + kFine] = static_cast<int16_t>(book[c] * 256 + c);
       }
     }
   }
@@ -59,6 +61,7 @@ struct SearchTables {
   float reach[kSearchSteps];
   int8_t nearest[kMaxBooks][128];
   uint8_t code[kMaxBooks][2 * kFine];
+  int16_t level_and_code[kMaxBooks][2 * kFine];
 };
 
 // The f16 pattern nearest to d >= 0 whose low bits name the book.
@@ -89,16 +92,19 @@ void Refine(const float* x, int n, float d, int32_t* fine) {
   }
 }
 
-// The size of a step at which the stored row, seen along x, is as long as x: x.x / |x.level|. 0
-// where there is none.
-float Lengthening(const float* x, int n, const int8_t* level, const uint8_t* codes) {
-  constexpr int kLanes = 16;  // x is padded with zeros
+// The size of a step at which the stored row times y is x times y: x.y / |level.y|. 0 where there
+// is none.
+float Lengthening(const float* x, const float* y, int n, const int8_t* level,
+                  const uint8_t* codes) {
+  constexpr int kLanes = 16;  // x and y are padded with zeros
   float square[kLanes] = {}, product[kLanes] = {};
   for (int i = 0; i < n; i += kLanes) {
+    const int n_here = std::min(kLanes, n - i);
+    int32_t levels[kLanes] = {};
+    for (int l = 0; l < n_here; ++l) levels[l] = level[codes[i + l]];
     for (int l = 0; l < kLanes; ++l) {
-      const int at = i + l;
-      square[l] += x[at] * x[at];
-      product[l] += x[at] * static_cast<float>(at < n ? level[codes[at]] : 0);
+      square[l] += x[i + l] * y[i + l];
+      product[l] += y[i + l] * static_cast<float>(levels[l]);
     }
   }
   float squares = 0, products = 0;
@@ -119,7 +125,7 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   for (int i = 0; i < n; ++i) top = std::max(top, std::fabs(x[i]));
   if (top < kSmallest) {
     *scale = 0;
-    std::fill(codes, codes + n, tables.code[0][kFine]);
+    if (codes != nullptr) std::fill(codes, codes + n, tables.code[0][kFine]);
     return;
   }
   float inverse[kSearchSteps];
@@ -153,30 +159,44 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   }
   *scale = ScalePattern(std::fabs(d), book, levels.book_bits);
   if (d < 0) *scale |= 0x8000;
+  if (codes == nullptr) return;
   Refine(x, n, F16ToF32(*scale), fine);
   for (int i = 0; i < n; ++i) codes[i] = code[fine[i]];
-  // Nearest levels are shorter than what they stand for, by their error's share of the square. A
-  // sum of values that are all too short is too short itself, so the step makes up for that; the
-  // codes stay.
-  const float longer = Lengthening(x, n, level, codes), fitted = std::fabs(F16ToF32(*scale));
-  // Beyond that a row is next to nothing, or its scale lies where f16 is coarse.
-  constexpr float kMost = 1.25f;
-  if (longer * kMost > fitted && longer < kMost * fitted) {
-    *scale =
-        static_cast<uint16_t>(ScalePattern(longer, book, levels.book_bits) | (*scale & 0x8000));
-  }
+  *scale = LengthenScale(levels, x, x, n, codes, *scale);
+}
+
+const SearchTables& TablesOf(const IntLevels& levels) {
+  static const SearchTables four(kLevelsSearched4, 0.873f, 0.0563f);
+  static const SearchTables three(kLevelsSearched3, 0.584f, 0.0841f);
+  return levels.bits == 4 ? four : three;
 }
 
 }  // namespace
 
 void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes) {
-  static const SearchTables tables(kLevelsSearched4, 0.873f, 0.0563f);
-  Quantize(kLevelsSearched4, tables, x, n, scale, codes);
+  Quantize(kLevelsSearched4, TablesOf(kLevelsSearched4), x, n, scale, codes);
 }
 
 void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes) {
-  static const SearchTables tables(kLevelsSearched3, 0.584f, 0.0841f);
-  Quantize(kLevelsSearched3, tables, x, n, scale, codes);
+  Quantize(kLevelsSearched3, TablesOf(kLevelsSearched3), x, n, scale, codes);
+}
+
+const int16_t* NearestLevels(const IntLevels& levels, int book) {
+  return TablesOf(levels).level_and_code[book];
+}
+
+uint16_t LengthenScale(const IntLevels& levels, const float* x, const float* x_weighed, int n,
+                       const uint8_t* codes, uint16_t scale) {
+  // Nearest levels are shorter than what they stand for, by their error's share of the square. A
+  // sum of values that are all too short is too short itself, so the step makes up for that; the
+  // codes stay.
+  const int book = scale & ((1 << levels.book_bits) - 1);
+  const float longer = Lengthening(x, x_weighed, n, levels.level + (book << levels.bits), codes);
+  const float fitted = std::fabs(F16ToF32(scale));
+  // Beyond that a row is next to nothing, or its scale lies where f16 is coarse.
+  constexpr float kMost = 1.25f;
+  if (longer * kMost <= fitted || longer >= kMost * fitted) return scale;
+  return static_cast<uint16_t>(ScalePattern(longer, book, levels.book_bits) | (scale & 0x8000));
 }
 
 void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes) {

@@ -6,9 +6,10 @@
 // whichever loses least; then the scale is fitted once more, and lengthened until the stored row,
 // seen along the row, is as long as that: nearest levels alone are shorter by their share of the
 // squared error, and so would be every sum of values. The last bit of the f16 scale is the number
-// of the book, so that the choice costs no space.
+// of the book, so that the choice costs no space. With directions from a calibration, values are
+// stretched along them and codes make up for each other's errors (value_stretch.h).
 // Source: phasor's own; rotation as in QuaRot (2404.00456), levels by Lloyd (1982) on Gaussian
-// rows (scripts/fit_levels.py).
+// rows (scripts/fit_levels.py); error feedback as in GPTQ (2210.17323), there for weights.
 // Deviations: none, no published form.
 // Layout: int_kernels.h, 4 bits, one scale per row; values of a head that the calibration gives
 // 3, 4 or 8 bits take those (8: whole numbers to 127, int_codec.h).
