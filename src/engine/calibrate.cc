@@ -169,7 +169,8 @@ struct Errors {
 // Channels are put in order by their errors at this width.
 constexpr int kOrderWidth = 4;
 
-// A direction for every 8 channels: a quarter of them gains little more, an eighth less than half.
+// A direction for every 8 channels; twice as many lower the error by a thirtieth more
+// (docs/log.md).
 constexpr int kChannelsPerDirection = 8;
 
 std::vector<double> WeightsOf(std::span<const double> moments_DD, const ChannelErrorTable& errors) {
