@@ -99,15 +99,13 @@ void LoadSlots(const PolarSlots& slots) {
 }
 
 template <int kG>
-void AddPairs(const Pairs* pairs, const int32_t* q, std::ptrdiff_t q_stride, int n, int16_t* sum,
-              LineFetcher& fetcher) {
+void AddPairs(const Pairs* pairs, const int32_t* q, std::ptrdiff_t q_stride, int n, int16_t* sum) {
   __m256i acc[kG][2];
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
     acc[h][0] = LoadBytes(sum + 32 * h);
     acc[h][1] = LoadBytes(sum + 32 * h + 16);
   }
   for (; n > 0; --n, pairs += kPolarVectors, q += 2) {
-    if constexpr (kG <= 2) fetcher.Step();
     const __m256i x0 = LoadBytes(pairs->x[0]), x1 = LoadBytes(pairs->x[1]);
     const __m256i y0 = LoadBytes(pairs->y[0]), y1 = LoadBytes(pairs->y[1]);
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
@@ -133,7 +131,7 @@ void AddHeads(const PolarSlots& slots, int h) {
   const auto* pairs = reinterpret_cast<const Pairs*>(slots.scratch->codes.data());
   for (int v = 0; v < kPolarVectors; ++v) {
     AddPairs<kG>(pairs + v, q, q_stride, slots.n,
-                 slots.scratch->sum.data() + 32 * (v * slots.g + h), *slots.fetcher);
+                 slots.scratch->sum.data() + 32 * (v * slots.g + h));
   }
 }
 

@@ -27,6 +27,11 @@ constexpr float kLevelError = 1e-8f;
 // From here on x and y of a token are cheaper than a table of two vectors per head.
 constexpr int kManyHeads = 3;
 
+bool AsPairs(const PolarRun& run, int g) {
+  return run.angle_table == AngleTable::kProduct ||
+         (run.angle_table == AngleTable::kTwoVectors && g >= kManyHeads);
+}
+
 }  // namespace
 }  // namespace phasor
 
@@ -74,10 +79,13 @@ void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, con
     return ScorePolarFloatAvx2(layout, prepared, g, page, n_tokens, score_GT);
   }
   std::fill_n(scratch->sum.data(), g * kPageTokens, int16_t{0});
-  LineFetcher fetcher(next, layout.n_slots * (g == 1 ? 2 : g == 2 ? 5 : 1));
+  int n_steps = 0;
   for (const PolarRun& run : layout.runs) {
-    const bool as_pairs = run.angle_table == AngleTable::kProduct ||
-                          (run.angle_table == AngleTable::kTwoVectors && g >= kManyHeads);
+    n_steps += run.count * PolarFetchSteps(run.angle_table, AsPairs(run, g), g);
+  }
+  LineFetcher fetcher(next, n_steps);
+  for (const PolarRun& run : layout.runs) {
+    const bool as_pairs = AsPairs(run, g);
     const int n_chunks = (run.count + kPolarChunkSlots - 1) / kPolarChunkSlots;
     for (int c = 0; c < n_chunks; ++c) {
       const int begin = run.count * c / n_chunks, end = run.count * (c + 1) / n_chunks;

@@ -215,8 +215,10 @@ template <int kBits, AngleTable kTable>
 void AddSlots(const PolarSlots& slots) {
   BuildAllTables<kTable>(slots);
   if (slots.g == 1) return AddFromPage<kBits, kTable, 1, 4>(slots);
-  // With more tokens at a time g++ keeps tables in registers and sums in memory.
-  if (slots.g == 2) return AddFromPage<kBits, kTable, 2, 1>(slots);
+  if constexpr (kTable == AngleTable::kTwoVectors) {
+    // With more tokens at a time g++ keeps tables in registers and sums in memory.
+    if (slots.g == 2) return AddFromPage<kBits, kTable, 2, 1>(slots);
+  }
   StoreAllLevels<kBits, kTable>(slots);
   for (int h = 0; h + 1 < slots.g; h += 2) AddStoredHeads<kTable, 2>(slots, h);
   if (slots.g % 2 != 0) AddStoredHeads<kTable, 1>(slots, slots.g - 1);

@@ -45,8 +45,15 @@ struct PolarSlots {
   int first, n;
   int n_padded, g;
   PolarPageScratch* scratch;
-  LineFetcher* fetcher;  // at least a step per slot; 2 with one head, 5 with two
+  LineFetcher* fetcher;  // PolarFetchSteps a slot
 };
+
+// How often the next page is fetched from while a slot is worked off.
+inline int PolarFetchSteps(AngleTable table, bool as_pairs, int g) {
+  if (as_pairs) return 1;
+  if (g == 1) return 2;
+  return g == 2 && table == AngleTable::kTwoVectors ? 1 + kPolarVectors : 1;
+}
 
 // Adds what the slots contribute to the sums: by a table of q . (cos, sin) over the angle levels
 // per head (up to 5 angle bits), and by x and y of every token (from 5 angle bits on).
