@@ -39,6 +39,7 @@ Result<std::unique_ptr<KvCodec>> MakeChannel(const char* id, const KvCodecParams
   }
   KvCodecParams still = params;
   still.omega_P = {};
+  still.query_moments_DD = {};  // every channel by itself, half a step at most
   FrameLayout layout = MakeFrameLayout(
       still, std::vector<uint8_t>(static_cast<std::size_t>(params.head_dim), kBits));
   layout.whole_ranges = true;
