@@ -140,5 +140,29 @@ TEST(Sensitivity, CalibrationByLossKeepsTheBudgetOfBothSides) {
   }
 }
 
+TEST(Sensitivity, WidthsOfAnotherCalibrationAreKept) {
+  const auto model = SmallModel();
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  const auto text = MakeRecallText((*model)->tokenizer(), Book(), kSmall);
+  ASSERT_TRUE(text.ok()) << text.status().message();
+  auto widths = Calibrate(**model, text->tokens, {});
+  ASSERT_TRUE(widths.ok()) << widths.status().message();
+  widths->sets.pop_back();
+  widths->sets[0].classes[3] = 7;
+  const auto made = CalibrateAround(**model, text->tokens, {}, *widths);
+  ASSERT_TRUE(made.ok()) << made.status().message();
+  ASSERT_EQ(made->sets.size(), widths->sets.size());
+  for (std::size_t i = 0; i < made->sets.size(); ++i) {
+    EXPECT_EQ(made->sets[i].codec, widths->sets[i].codec);
+    EXPECT_EQ(made->sets[i].classes, widths->sets[i].classes);
+  }
+  const ModelConfig& c = (*model)->config();
+  EXPECT_EQ(made->QueryMoments(0, 0).size(), static_cast<std::size_t>(c.head_dim * c.head_dim));
+  EXPECT_FALSE(made->ValueDirections(0, 0).factor_N.empty());
+  widths->fingerprint = "0123456789abcdef";  // another model's
+  EXPECT_EQ(CalibrateAround(**model, text->tokens, {}, *widths).status().code(),
+            StatusCode::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace phasor

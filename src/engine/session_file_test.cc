@@ -9,17 +9,20 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "cache/kv_cache.h"
+#include "engine/calibrate.h"
 #include "engine/engine.h"
 #include "engine/session_fingerprint.h"
 
 namespace phasor {
 namespace {
 
-std::unique_ptr<LoadedModel> LoadTiny(const std::string& name) {
+std::unique_ptr<LoadedModel> LoadTiny(const std::string& name,
+                                      const std::string& calibration_path = "") {
   LoadOptions options;
   options.path = std::string(PHASOR_SOURCE_DIR) + "/tests/golden/models/" + name;
   options.n_threads = 2;
-  options.use_calibration = false;
+  options.calibration_path = calibration_path;
+  options.use_calibration = !calibration_path.empty();
   auto model = LoadedModel::Load(options);
   EXPECT_TRUE(model.ok()) << model.status().message();
   return std::move(model).value();
@@ -197,6 +200,39 @@ TEST_F(SessionFile, PagesOfAnOlderLayoutAreRefused) {
             std::string::npos)
       << status.message();
   EXPECT_EQ(TypesOfLayer("int4_channel@2/f16/frame4@10"), "int4_channel/f16/frame4");
+}
+
+// Stretched values are read back with the directions they were stretched along; where queries look
+// only changed what was rounded how.
+TEST_F(SessionFile, OtherDirectionsOfValuesAreAnotherFingerprint) {
+  const auto plain = LoadTiny("llama_quantized.gguf");
+  const std::vector<int32_t> tokens = RandomTokens(*plain, 300, 1);
+  auto widths = Calibrate(*plain, tokens, {});
+  ASSERT_TRUE(widths.ok()) << widths.status().message();
+  const ModelConfig& c = plain->config();
+  const auto n_heads = static_cast<std::size_t>(c.n_layers) * c.n_kv_heads;
+  widths->sets.push_back({"q4_head", 4.0, 1, std::vector<uint8_t>(n_heads, 4)});
+  auto calibration = CalibrateAround(*plain, tokens, {}, *widths);
+  ASSERT_TRUE(calibration.ok()) << calibration.status().message();
+  ASSERT_GT(calibration->value_directions.n_directions, 0);
+  const std::string file = path_ + ".json";
+  auto hash = [&] {
+    EXPECT_TRUE(calibration->Write(file).ok());
+    const auto model = LoadTiny("llama_quantized.gguf", file);
+    auto session = Session::Create(*model, Types("frame4", "q4_head"));
+    EXPECT_TRUE(session.ok()) << session.status().message();
+    return SessionFingerprint(**session).layers[0].calibration_hash;
+  };
+  const uint64_t before = hash();
+  calibration->query_moments = {};
+  EXPECT_EQ(hash(), before);
+  calibration->value_directions.bytes[2] ^= 1;  // a number of the first direction
+  const uint64_t turned = hash();
+  EXPECT_NE(turned, before);
+  calibration->value_directions = {};
+  EXPECT_NE(hash(), before);
+  EXPECT_NE(hash(), turned);
+  std::filesystem::remove(file);
 }
 
 TEST_F(SessionFile, AnEmptySessionIsNotSaved) {

@@ -171,6 +171,7 @@ class Calibrate(support.CliTest):
         measure = ("calibrate", self.model, self.text, "--by-loss")
         for more in (("--codec", "frame4"), ("--codec", "frame4", "--bits", "4"), ("--per-head",)):
             self.fails(*measure, *more, says=("--by-loss", "expected"))
+        self.fails("calibrate", self.model, self.text, "--widths", "w.json", says="--by-loss")
         self.fails(*measure, says=("recall", "expected"))  # trained on 512 tokens, too few for it
 
     def test_a_damaged_or_foreign_calibration_is_one_clear_error(self):
