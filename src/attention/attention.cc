@@ -322,6 +322,14 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
   };
   SplitList splits(n_kv, n_splits, n_segments);
   std::atomic<int> next_head{0}, prepared{0};
+  std::vector<std::atomic<int>> n_done(n_kv);
+  auto merge = [&](int head) {
+    std::vector<Partial> parts;
+    for (int i = 0; i < n_splits * n_groups; ++i) {
+      parts.push_back(partial(head, i % n_splits, i / n_splits));
+    }
+    MergeHead(job, head, n_splits, parts);
+  };
   job.pool.RunSharing([&](int thread) {
     AlignedBuffer<float>& scores = s.scores[thread];
     scores.Resize(static_cast<std::size_t>(kBatchPages) * g * kPageTokens);
@@ -336,13 +344,10 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
       const int head = split->head, k = split->item % n_splits;
       const Partial parts[] = {partial(head, k, 0), partial(head, k, n_groups - 1)};
       RunSplit(job, *split, splits, scores.data(), parts);
+      // Whoever ends a head joins it: one thread for all would be slow where there are many.
+      if (n_done[head].fetch_add(1, std::memory_order_acq_rel) + 1 == n_splits) merge(head);
     }
   });
-  std::vector<Partial> parts(static_cast<std::size_t>(n_splits) * n_groups);
-  for (int h = 0; h < n_kv; ++h) {
-    for (int i = 0; i < n_splits * n_groups; ++i) parts[i] = partial(h, i % n_splits, i / n_splits);
-    MergeHead(job, h, n_splits, parts);
-  }
 }
 
 // Decode for a whole block of queries. Each thread takes queries, not heads: a region per query

@@ -12,8 +12,8 @@ namespace phasor {
 
 class AttendedValues {
  public:
-  // The first n_sink tokens are attended to, but left out of the moments:
-  // the cache keeps them in 16 bits, and so it does those of the newest kRecent of each query.
+  // The first n_sink tokens are attended to, but left out of the moments: the cache keeps them in
+  // 16 bits, and so it does the newest of each query.
   AttendedValues(int head_dim, int group, int n_sink)
       : head_dim_(head_dim), group_(group), n_sink_(n_sink) {}
 

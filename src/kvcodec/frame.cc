@@ -13,8 +13,9 @@
 //   error, so its outermost values may be clipped.
 // Shapes and layout: frame.h. Keys only.
 // Exactness: approximate. NaN counts as 0, an element beyond +-65504 as +-65504. Scores round the
-//   query to 8 bits per page, or to 12 where 8 would add more than a sixth of the error that the
-//   codes have already: one strong channel takes the whole scale when widths are not calibrated.
+//   query to 8 bits per page, or to 12 where 8 would add more than a twelfth of the squared error
+//   that the codes have already: one strong channel takes the whole scale when widths are not
+//   calibrated.
 // Cost: widths + 0.25 bits per element.
 // Limits: head size up to 1024. Without calibration all channels get 4 (frame4) or 3 bits and are
 //   rounded by themselves. A head that the calibration gives 16 bits holds rows of f16.

@@ -189,7 +189,6 @@ PHASOR_INLINE float FindUnits(const FrameLayout& layout, const float* largest, i
   const __m256 unit = _mm256_maskz_mul_ps(usable, bound, step);
   _mm256_storeu_ps(out->unit.data() + head, unit);
   // unit^2 / 12 code_power against sum (q scale)^2 / 12; a turning q is half its bound squared.
-  // unit^2 / 12 times the sum against sum (q scale)^2 / 12.
   const __m256 allowed = _mm256_mul_ps(SumRows(power), _mm256_set1_ps(kFrameQueryError));
   alignas(32) float limit[8];
   _mm256_store_ps(limit, _mm256_div_ps(allowed, _mm256_mul_ps(unit, unit)));

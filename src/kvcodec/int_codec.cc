@@ -82,7 +82,7 @@ class IntCodec : public KvCodec {
     if (stretch_ != nullptr) stretch_->Apply(x_ND, n);
     if (format_.hadamard) HadamardRows(x_ND, n, shape_.head_dim);
   }
-  // The transform is its own inverse.
+  // The Hadamard transform is its own inverse.
   void Unrotate(float* x_ND, int n) const override {
     if (format_.hadamard) HadamardRows(x_ND, n, shape_.head_dim);
     if (stretch_ != nullptr) stretch_->Undo(x_ND, n);

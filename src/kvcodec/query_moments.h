@@ -1,7 +1,7 @@
 // Second moments of the queries of one KV head, over all positions.
 //
 // A frame codec's page meets queries that have been turned by the position of the query, give or
-// take its own tile (frame.h). What two channels of queries have in common at one position is
+// take its own frame (frame.h). What two channels of queries have in common at one position is
 // therefore turned by their pairs' frequencies at another; the mean over positions 0 .. n is a
 // closed form.
 #pragma once
