@@ -1,62 +1,64 @@
-// One block of the transform, compiled once per CPU level. No include guard: see hadamard.cc.
+// One block of the transform, compiled once per CPU level behind simd/lanes-inl.h. No include
+// guard: see hadamard.cc. Products are by +-1 or come last, so fused or not, the result has the
+// same bits.
 
-// Sixteen floats; the compilers map them to what the target has. Products below are by +-1 or come
-// last, so fused or not, the result has the same bits.
-typedef float V16 __attribute__((vector_size(64), aligned(4)));
-
+// Lane i with lane i ^ kDistance.
 template <int kDistance>
-inline void ButterflyInside(V16* v);
+PHASOR_INLINE VF SwapLanes(VF v) {
+  VI from;
+  for (int i = 0; i < kLanes; ++i) from[i] = i ^ kDistance;
+  return __builtin_shuffle(v, from);
+}
+template <int kDistance>
+PHASOR_INLINE VF ButterflyInside(VF v) {
+  VF sign;
+  for (int i = 0; i < kLanes; ++i) sign[i] = (i & kDistance) == 0 ? 1.0f : -1.0f;
+  return v * sign + SwapLanes<kDistance>(v);
+}
 
-template <>
-inline void ButterflyInside<1>(V16* v) {
-  constexpr V16 kSign = {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
-  *v = *v * kSign +
-       __builtin_shufflevector(*v, *v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-}
-template <>
-inline void ButterflyInside<2>(V16* v) {
-  constexpr V16 kSign = {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1};
-  *v = *v * kSign +
-       __builtin_shufflevector(*v, *v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-}
-template <>
-inline void ButterflyInside<4>(V16* v) {
-  constexpr V16 kSign = {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1};
-  *v = *v * kSign +
-       __builtin_shufflevector(*v, *v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-}
-template <>
-inline void ButterflyInside<8>(V16* v) {
-  constexpr V16 kSign = {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1};
-  *v = *v * kSign +
-       __builtin_shufflevector(*v, *v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+// All steps inside a vector and, from there, kSteps steps between 2^kSteps neighbours.
+template <int kSteps>
+PHASOR_INLINE void First(float* x) {
+  VF v[1 << kSteps];
+  PHASOR_UNROLL for (int i = 0; i < 1 << kSteps; ++i) {
+    v[i] = Load(x + i * kLanes);
+    v[i] = ButterflyInside<1>(v[i]);
+    v[i] = ButterflyInside<2>(v[i]);
+    if constexpr (kLanes > 4) v[i] = ButterflyInside<4>(v[i]);
+    if constexpr (kLanes > 8) v[i] = ButterflyInside<8>(v[i]);
+  }
+  PHASOR_UNROLL for (int s = 0; s < kSteps; ++s) {
+    PHASOR_UNROLL for (int i = 0; i < 1 << kSteps; ++i) {
+      const int h = 1 << s;
+      if ((i & h) != 0) continue;
+      const VF a = v[i], b = v[i + h];
+      v[i] = a + b;
+      v[i + h] = a - b;
+    }
+  }
+  PHASOR_UNROLL for (int i = 0; i < 1 << kSteps; ++i) Store(v[i], x + i * kLanes);
 }
 
 // n: a power of two, at least 16.
 void TransformBlock(float* x, int n, float norm) {
-  for (int i = 0; i < n; i += 16) {
-    V16 v;
-    __builtin_memcpy(&v, x + i, sizeof(v));
-    ButterflyInside<1>(&v);
-    ButterflyInside<2>(&v);
-    ButterflyInside<4>(&v);
-    ButterflyInside<8>(&v);
-    if (n == 16) v = v * norm;
-    __builtin_memcpy(x + i, &v, sizeof(v));
+  int h = kLanes;
+  if (n >= 8 * kLanes) {
+    for (int i = 0; i < n; i += 8 * kLanes) First<3>(x + i);
+    h = 8 * kLanes;
+  } else if (n >= 4 * kLanes) {
+    for (int i = 0; i < n; i += 4 * kLanes) First<2>(x + i);
+    h = 4 * kLanes;
+  } else {
+    for (int i = 0; i < n; i += kLanes) First<0>(x + i);
   }
-  for (int h = 16; h < n; h *= 2) {
-    const float factor = 2 * h == n ? norm : 1.0f;
+  for (; h < n; h *= 2) {
     for (int base = 0; base < n; base += 2 * h) {
-      for (int i = base; i < base + h; i += 16) {
-        V16 a, b;
-        __builtin_memcpy(&a, x + i, sizeof(a));
-        __builtin_memcpy(&b, x + i + h, sizeof(b));
-        V16 sum = a + b, difference = a - b;
-        sum = sum * factor;
-        difference = difference * factor;
-        __builtin_memcpy(x + i, &sum, sizeof(sum));
-        __builtin_memcpy(x + i + h, &difference, sizeof(difference));
+      for (int i = base; i < base + h; i += kLanes) {
+        const VF a = Load(x + i), b = Load(x + i + h);
+        Store(a + b, x + i);
+        Store(a - b, x + i + h);
       }
     }
   }
+  for (int i = 0; i < n; i += kLanes) Store(Load(x + i) * norm, x + i);
 }

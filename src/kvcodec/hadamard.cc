@@ -3,11 +3,14 @@
 #include <cmath>
 
 #include "simd/cpu.h"
-#include "simd/target.h"
+#include "simd/lanes.h"
 
 namespace phasor {
 namespace plain {
 namespace {
+#define PHASOR_LANES 4
+#include "simd/lanes-inl.h"
+
 #include "kvcodec/hadamard-inl.h"
 }  // namespace
 }  // namespace plain
@@ -18,6 +21,9 @@ PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace avx2 {
 namespace {
+#define PHASOR_LANES 8
+#include "simd/lanes-inl.h"
+
 #include "kvcodec/hadamard-inl.h"
 }  // namespace
 }  // namespace avx2
@@ -28,6 +34,9 @@ PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace avx512 {
 namespace {
+#define PHASOR_LANES 16
+#include "simd/lanes-inl.h"
+
 #include "kvcodec/hadamard-inl.h"
 }  // namespace
 }  // namespace avx512

@@ -109,8 +109,8 @@ class IntCodec : public KvCodec {
   // Looked up per call: a test may lower the CPU level after the codec was made.
   const IntKernels& Kernels() const { return GetIntKernels(ActiveCpuLevel()); }
 
-  void FeedBack(const float* x_TD, int first, int n_tokens, uint8_t (*codes)[kMaxHeadDim],
-                uint16_t* scales) const;
+  void EncodeStretched(const float* x_TD, int n_tokens, std::byte* page) const;
+  void FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const;
 
   const IntFormat format_;
   const std::unique_ptr<const ValueStretch> stretch_;  // null: none
@@ -125,8 +125,7 @@ void IntCodec::QuantizeRow(const float* x, int token, uint8_t* codes, uint16_t* 
     const int n = std::min(shape_.block, shape_.head_dim - first);
     for (int i = 0; i < n; ++i) block[i] = MakeFinite(x[first + i]);
     for (int i = n; i % 16 != 0; ++i) block[i] = 0;
-    format_.quantize(block, n, &scales[b * kPageTokens + token],
-                     feeds_back_ ? nullptr : codes + first);
+    format_.quantize(block, n, &scales[b * kPageTokens + token], codes + first);
   }
 }
 
@@ -167,44 +166,92 @@ void IntCodec::PackStrip(const uint8_t (*codes)[kMaxHeadDim], int first, std::by
   }
 }
 
-// Codes of a strip that make up for each other, and scales to go with them.
-void IntCodec::FeedBack(const float* x_TD, int first, int n_tokens, uint8_t (*codes)[kMaxHeadDim],
-                        uint16_t* scales) const {
-  const int D = shape_.head_dim, n = std::min(kStrip, n_tokens - first);
-  const IntLevels& levels = *format_.levels;
-  static_assert(kStrip == kStripTokens);
-  const std::size_t size = static_cast<std::size_t>(D) * kStrip;
-  static thread_local AlignedBuffer<float> floats;
-  static thread_local AlignedBuffer<uint8_t> bytes;
-  floats.Resize(2 * size);
-  bytes.Resize(size);
-  float *x_DT = floats.data(), *residual_DT = x_DT + size;
-  uint8_t* codes_DT = bytes.data();
-  alignas(64) float step[kStrip] = {}, row[kMaxHeadDim] = {}, weighed[kMaxHeadDim] = {};
-  const int16_t* nearest[kStrip];
-  std::fill_n(nearest, kStrip, NearestLevels(levels, 0));
-  std::fill_n(x_DT, size, 0.0f);
-  for (int t = 0; t < n; ++t) {
-    const uint16_t scale = scales[first + t];
-    const int book = scale & ((1 << levels.book_bits) - 1);
-    const float* x = x_TD + static_cast<std::ptrdiff_t>(first + t) * D;
-    for (int d = 0; d < D; ++d) x_DT[d * kStrip + t] = MakeFinite(x[d]);
-    step[t] = F16ToF32(scale);
-    nearest[t] = NearestLevels(levels, book);
-  }
-  FeedBackStrip({x_DT, D, stretch_->feedback().data(), step, nearest, residual_DT, codes_DT});
-  for (int t = 0; t < n; ++t) {
-    if (step[t] == 0) continue;
-    for (int d = 0; d < D; ++d) {
-      codes[t][d] = codes_DT[d * kStrip + t];
-      row[d] = x_DT[d * kStrip + t];
+// x_TD[kStrip, padded] to [padded][kStrip], padded a multiple of 16.
+void TransposeStrip(const float* x_TD, int padded, float* x_DT) {
+  typedef float V4 __attribute__((vector_size(16), aligned(4), may_alias));
+  for (int d = 0; d < padded; d += 4) {
+    for (int t = 0; t < kStrip; t += 4) {
+      V4 row[4], low[2], high[2];
+      for (int i = 0; i < 4; ++i) {
+        row[i] =
+            *reinterpret_cast<const V4*>(x_TD + static_cast<std::ptrdiff_t>(t + i) * padded + d);
+      }
+      for (int i = 0; i < 2; ++i) {
+        low[i] = __builtin_shufflevector(row[i], row[2 + i], 0, 4, 1, 5);
+        high[i] = __builtin_shufflevector(row[i], row[2 + i], 2, 6, 3, 7);
+      }
+      float* to = x_DT + static_cast<std::ptrdiff_t>(d) * kStrip + t;
+      *reinterpret_cast<V4*>(to) = __builtin_shufflevector(low[0], low[1], 0, 4, 1, 5);
+      *reinterpret_cast<V4*>(to + kStrip) = __builtin_shufflevector(low[0], low[1], 2, 6, 3, 7);
+      *reinterpret_cast<V4*>(to + 2 * kStrip) =
+          __builtin_shufflevector(high[0], high[1], 0, 4, 1, 5);
+      *reinterpret_cast<V4*>(to + 3 * kStrip) =
+          __builtin_shufflevector(high[0], high[1], 2, 6, 3, 7);
     }
-    stretch_->Weigh(row, weighed);
-    scales[first + t] = LengthenScale(levels, row, weighed, D, codes[t], scales[first + t]);
+  }
+}
+
+// n rows of a strip: codes that make up for each other, [D][kStrip], and scales to go with them.
+void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const {
+  static_assert(kStrip == kStripTokens);
+  const int D = shape_.head_dim, padded = shape_.n_lanes;
+  const IntLevels& levels = *format_.levels;
+  const std::size_t size = static_cast<std::size_t>(padded) * kStrip;
+  static thread_local AlignedBuffer<float> floats;
+  floats.Resize(4 * size);
+  float *finite_TD = floats.data(), *x_DT = finite_TD + size, *residual_DT = x_DT + size,
+        *level_DT = residual_DT + size;
+  std::fill_n(finite_TD, size, 0.0f);
+  alignas(64) float step[kStrip] = {}, square[kStrip], product[kStrip];
+  uint8_t book[kStrip] = {};
+  for (int t = 0; t < n; ++t) {
+    const float* x = x_TD + static_cast<std::ptrdiff_t>(t) * D;
+    float* finite = finite_TD + static_cast<std::ptrdiff_t>(t) * padded;
+    for (int d = 0; d < D; ++d) finite[d] = MakeFinite(x[d]);
+    format_.quantize(finite, D, &scales[t], nullptr);
+    step[t] = F16ToF32(scales[t]);
+    book[t] = static_cast<uint8_t>(scales[t] & ((1 << levels.book_bits) - 1));
+  }
+  TransposeStrip(finite_TD, padded, x_DT);
+  FeedBackStrip({x_DT, D, stretch_->feedback().data(), step, &NearestTablesOf(levels), book,
+                 residual_DT, level_DT, codes_DT});
+  stretch_->WeighStrip(x_DT, level_DT, square, product);
+  for (int t = 0; t < n; ++t) {
+    if (step[t] != 0) scales[t] = LengthenScale(levels, square[t], product[t], scales[t]);
+  }
+}
+
+void IntCodec::EncodeStretched(const float* x_TD, int n_tokens, std::byte* page) const {
+  auto* scales = reinterpret_cast<uint16_t*>(page);
+  const int group = shape_.group, n_lane_blocks = shape_.n_lanes / 16;
+  alignas(64) uint8_t codes_DT[kMaxHeadDim * kStrip];
+  uint32_t word[kMaxTileSteps][16];
+  for (int first = 0; first < n_tokens; first += kStrip) {
+    FeedBack(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim,
+             std::min(kStrip, n_tokens - first), scales + first, codes_DT);
+    // Codes beyond the head are 0.
+    std::fill(codes_DT + shape_.head_dim * kStrip, codes_DT + shape_.n_lanes * kStrip, uint8_t{0});
+    for (int t = 0; t < kStrip; t += group) {
+      for (int lane = 0; lane < n_lane_blocks; ++lane) {
+        for (int s = 0; s < group / 4; ++s) {
+          for (int l = 0; l < 16; ++l) {
+            std::memcpy(&word[s][l], codes_DT + (16 * lane + l) * kStrip + t + 4 * s,
+                        sizeof(uint32_t));
+          }
+        }
+        const std::size_t index =
+            static_cast<std::size_t>((first + t) / group) * n_lane_blocks + lane;
+        PackTile(shape_.bits, word, page + shape_.codes_at + index * shape_.tile_bytes);
+      }
+    }
   }
 }
 
 void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) const {
+  if (feeds_back_) {
+    std::memset(page, 0, shape_.page_bytes);
+    return EncodeStretched(x_TD, n_tokens, page);
+  }
   auto* scales = reinterpret_cast<uint16_t*>(page);
   std::memset(page, 0, shape_.codes_at);
   uint8_t codes[kStrip][kMaxHeadDim];
@@ -219,7 +266,6 @@ void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) cons
                     scales);
       }
     }
-    if (feeds_back_ && first < n_tokens) FeedBack(x_TD, first, n_tokens, codes, scales);
     PackStrip(codes, first, page);
   }
 }

@@ -24,12 +24,11 @@ void QuantizeQ4_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes);
 
-// Of kLevelsSearched3 and kLevelsSearched4: FeedbackStrip::nearest.
-const int16_t* NearestLevels(const IntLevels& levels, int book);
-// The scale of row x and its codes, zero padded as above, at which the stored row times x_weighed
-// is x times x_weighed: x_weighed . x / |x_weighed . level|, where it is not far from `scale`.
-uint16_t LengthenScale(const IntLevels& levels, const float* x, const float* x_weighed, int n,
-                       const uint8_t* codes, uint16_t scale);
+// Of kLevelsSearched3 and kLevelsSearched4.
+const NearestTables& NearestTablesOf(const IntLevels& levels);
+// The scale at which the stored row times y is the row x times y, from square = x . y and
+// product = level . y, where it is not far from `scale`.
+uint16_t LengthenScale(const IntLevels& levels, float square, float product, uint16_t scale);
 
 extern const IntLevels kLevels8;     // code, signed
 extern const IntLevels kLevelsQ4_0;  // code - 8

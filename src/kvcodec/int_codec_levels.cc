@@ -4,6 +4,8 @@
 #include <cstdlib>
 
 #include "kvcodec/int_codec.h"
+#include "kvcodec/nearest_level.h"
+#include "kvcodec/row_codec.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -32,36 +34,25 @@ const IntLevels kLevelsSearched3 = {
 
 namespace {
 
-// Numbers in quarters of a level, for the final choice of a code: |i| < kFine.
-constexpr int kFine = kFineLevels;
-
 struct SearchTables {
-  SearchTables(const IntLevels& levels, float first, float step) {
+  SearchTables(const IntLevels& levels, float first, float step) : quarters(levels) {
     const int n_codes = 1 << levels.bits;
     for (int i = 0; i < kSearchSteps; ++i) reach[i] = first + step * static_cast<float>(i);
     for (int b = 0; b < 1 << levels.book_bits; ++b) {
       const int8_t* book = levels.level + b * n_codes;
-      // The nearest level to i / unit; between two the lower one.
-      auto closest = [&](int i, int unit) {
-        int best = 0;
+      for (int i = -64; i < 64; ++i) {
+        int best = 0;  // between two the lower one
         for (int c = 1; c < n_codes; ++c) {
-          if (std::abs(i - unit * book[c]) < std::abs(i - unit * book[best])) best = c;
+          if (std::abs(i - book[c]) < std::abs(i - book[best])) best = c;
         }
-        return best;
-      };
-      for (int i = -64; i < 64; ++i) nearest[b][i & 127] = book[closest(i, 1)];
-      for (int i = -kFine; i < kFine; ++i) {
-        const int c = closest(i, 4);
-        code[b][i + kFine] = static_cast<uint8_t>(c);
-        level_and_code[b][i + kFine] = static_cast<int16_t>(book[c] * 256 + c);
+        nearest[b][i & 127] = book[best];
       }
     }
   }
   // Candidates for kMaxLevel * |scale| / max|x|.
   float reach[kSearchSteps];
   int8_t nearest[kMaxBooks][128];
-  uint8_t code[kMaxBooks][2 * kFine];
-  int16_t level_and_code[kMaxBooks][2 * kFine];
+  NearestTables quarters;  // for the final choice of a code
 };
 
 // The f16 pattern nearest to d >= 0 whose low bits name the book.
@@ -77,43 +68,15 @@ uint16_t ScalePattern(float d, int book, int book_bits) {
   return static_cast<uint16_t>(best);
 }
 
-// fine[i] = kFine + x[i] / d in quarters of a level, inside the table.
-void Refine(const float* x, int n, float d, int32_t* fine) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float inverse = d == 0 ? 0.0f : 4.0f / d;
-  constexpr float kLow = -kFine, kHigh = kFine - 1;
-  for (int i = 0; i < n; ++i) {
-    float r = x[i] * inverse;
-    r = r < kLow ? kLow : r;
-    r = r > kHigh ? kHigh : r;
-    r = r + kRound;
-    r = r - kRound;
-    fine[i] = static_cast<int32_t>(r) + kFine;
-  }
-}
-
-// The size of a step at which the stored row times y is x times y: x.y / |level.y|. 0 where there
-// is none.
-float Lengthening(const float* x, const float* y, int n, const int8_t* level,
-                  const uint8_t* codes) {
-  constexpr int kLanes = 16;  // x and y are padded with zeros
-  float square[kLanes] = {}, product[kLanes] = {};
+// Sum of a[i] b[i], n padded to kLanes with zeros; the same bits everywhere.
+float Dot(const float* a, const float* b, int n) {
+  constexpr int kLanes = 16;
+  float sum[kLanes] = {}, total = 0;
   for (int i = 0; i < n; i += kLanes) {
-    const int n_here = std::min(kLanes, n - i);
-    int32_t levels[kLanes] = {};
-    for (int l = 0; l < n_here; ++l) levels[l] = level[codes[i + l]];
-    for (int l = 0; l < kLanes; ++l) {
-      square[l] += x[i + l] * y[i + l];
-      product[l] += y[i + l] * static_cast<float>(levels[l]);
-    }
+    for (int l = 0; l < kLanes; ++l) sum[l] += a[i + l] * b[i + l];
   }
-  float squares = 0, products = 0;
-  for (int l = 0; l < kLanes; ++l) {
-    squares += square[l];
-    products += product[l];
-  }
-  products = std::fabs(products);
-  return products > 0 ? squares / products : 0.0f;
+  for (float s : sum) total += s;
+  return total;
 }
 
 void Quantize(const IntLevels& levels, const SearchTables& tables, const float* x, int n,
@@ -125,13 +88,18 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   for (int i = 0; i < n; ++i) top = std::max(top, std::fabs(x[i]));
   if (top < kSmallest) {
     *scale = 0;
-    if (codes != nullptr) std::fill(codes, codes + n, tables.code[0][kFine]);
+    if (codes != nullptr) {
+      const int8_t* book = levels.level;
+      const int8_t* zero = std::find(book, book + (1 << levels.bits), tables.nearest[0][0]);
+      std::fill(codes, codes + n, static_cast<uint8_t>(zero - book));
+    }
     return;
   }
   float inverse[kSearchSteps];
   int32_t error[kSearchSteps][2 * kMaxBooks];
   for (int i = 0; i < kSearchSteps; ++i) inverse[i] = kMaxLevel / (top * tables.reach[i]);
-  GetIntKernels(ActiveCpuLevel()).search({x, n, n_books, tables.nearest, inverse, error});
+  GetIntKernels(ActiveCpuLevel())
+      .search({x, n, n_books, tables.nearest, &tables.quarters, inverse, error});
   float best = 3e38f, d = 0;
   int book = 0;
   for (int v = 0; v < 2 * n_books; ++v) {
@@ -143,26 +111,16 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
       d = top * tables.reach[i] / ((v & 1) != 0 ? -kMaxLevel : kMaxLevel);
     }
   }
-  // The step that fits these codes best, in whole numbers: the same at every CPU level.
-  int32_t fine[1024];
-  const int8_t* level = levels.level + (book << levels.bits);
-  const uint8_t* code = tables.code[book];
-  Refine(x, n, d, fine);
-  int64_t product = 0, square = 0;
-  for (int i = 0; i < n; ++i) {
-    const int32_t l = level[code[fine[i]]];
-    product += (fine[i] - kFine) * l;
-    square += l * l;
-  }
-  if (product > 0 && square > 0) {
-    d *= static_cast<float>(product) / static_cast<float>(4 * square);
-  }
+  // The step that fits these codes best. The sums are whole numbers below 2^24.
+  alignas(64) float quarters[kMaxHeadDim], level[kMaxHeadDim];
+  NearestRow({&tables.quarters, book, x, n, d, quarters, level, nullptr});
+  const float product = Dot(quarters, level, n), square = Dot(level, level, n);
+  if (product > 0 && square > 0) d *= product / (4 * square);
   *scale = ScalePattern(std::fabs(d), book, levels.book_bits);
   if (d < 0) *scale |= 0x8000;
   if (codes == nullptr) return;
-  Refine(x, n, F16ToF32(*scale), fine);
-  for (int i = 0; i < n; ++i) codes[i] = code[fine[i]];
-  *scale = LengthenScale(levels, x, x, n, codes, *scale);
+  NearestRow({&tables.quarters, book, x, n, F16ToF32(*scale), quarters, level, codes});
+  *scale = LengthenScale(levels, Dot(x, x, n), Dot(x, level, n), *scale);
 }
 
 const SearchTables& TablesOf(const IntLevels& levels) {
@@ -181,21 +139,19 @@ void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes) {
   Quantize(kLevelsSearched3, TablesOf(kLevelsSearched3), x, n, scale, codes);
 }
 
-const int16_t* NearestLevels(const IntLevels& levels, int book) {
-  return TablesOf(levels).level_and_code[book];
-}
+const NearestTables& NearestTablesOf(const IntLevels& levels) { return TablesOf(levels).quarters; }
 
-uint16_t LengthenScale(const IntLevels& levels, const float* x, const float* x_weighed, int n,
-                       const uint8_t* codes, uint16_t scale) {
+uint16_t LengthenScale(const IntLevels& levels, float square, float product, uint16_t scale) {
   // Nearest levels are shorter than what they stand for, by their error's share of the square. A
   // sum of values that are all too short is too short itself, so the step makes up for that; the
   // codes stay.
-  const int book = scale & ((1 << levels.book_bits) - 1);
-  const float longer = Lengthening(x, x_weighed, n, levels.level + (book << levels.bits), codes);
+  product = std::fabs(product);
+  const float longer = product > 0 ? square / product : 0.0f;
   const float fitted = std::fabs(F16ToF32(scale));
   // Beyond that a row is next to nothing, or its scale lies where f16 is coarse.
   constexpr float kMost = 1.25f;
   if (longer * kMost <= fitted || longer >= kMost * fitted) return scale;
+  const int book = scale & ((1 << levels.book_bits) - 1);
   return static_cast<uint16_t>(ScalePattern(longer, book, levels.book_bits) | (scale & 0x8000));
 }
 

@@ -38,6 +38,8 @@ namespace phasor {
 // Largest magnitude of a level, so that products of two bytes fit 16-bit sums.
 inline constexpr int kMaxLevel = 63;
 
+struct NearestTables;  // nearest_level.h
+
 struct IntLevels {
   int bits;          // 3, 4 or 8
   int book_bits;     // 0, or log2 of the number of books: bits + book_bits <= 5
@@ -98,7 +100,8 @@ struct IntSearchArgs {
   int n;
   int n_books;
   const int8_t (*nearest)[128];
-  const float* inverse;  // [kSearchSteps]: levels per unit; |x * inverse| <= 127
+  const NearestTables* quarters;  // the same in short
+  const float* inverse;           // [kSearchSteps]: levels per unit; |x * inverse| <= 127
   // error[i][2 * b + sign]: of book b (mirrored where sign is 1) at inverse[i]; x * inverse is
   // rounded to an integer first.
   int32_t (*error)[2 * kMaxBooks];

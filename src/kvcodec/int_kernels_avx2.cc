@@ -4,6 +4,7 @@
 
 #if defined(__x86_64__)
 #include "kvcodec/int_avx2-inl.h"
+#include "kvcodec/nearest_level.h"
 #include "simd/line_fetcher.h"
 
 PHASOR_BEGIN_AVX2
@@ -190,57 +191,86 @@ void Decode(const IntPageShape& shape, const std::byte* page, int n_tokens, floa
 
 // ---- Search ----
 
-// The nearest levels of 32 places -64 .. 63. table[k]: places 16 k .. 16 k + 15 of 0 .. 127.
-PHASOR_INLINE __m256i Nearest(const __m256i* table, __m256i place) {
-  const __m256i index = _mm256_and_si256(place, _mm256_set1_epi8(127));
-  __m256i level = _mm256_setzero_si256();
-  PHASOR_UNROLL for (int k = 0; k < 8; ++k) {
-    // Only in row k: 0 .. 15; below it negative, above it beyond 15: + 112 sets the top bit.
-    const __m256i row = _mm256_sub_epi8(index, _mm256_set1_epi8(static_cast<int8_t>(16 * k)));
-    const __m256i only = _mm256_or_si256(row, _mm256_adds_epu8(row, _mm256_set1_epi8(112)));
-    level = _mm256_or_si256(level, _mm256_shuffle_epi8(table[k], only));
-  }
-  return level;
+// NearestTables of one book, for whole levels.
+struct WholeLevels {
+  __m256i code, first, second, level, entry;
+  __m128i shift;  // of the place as a number of 0 .. 127 to its bucket
+  __m256i inside;
+};
+PHASOR_INLINE __m256i BothHalves(const void* p) { return _mm256_broadcastsi128_si256(Load128(p)); }
+// Of the quarters from which a code is one more, the first whole level. 127 becomes 32, which is
+// not inside a bucket either.
+PHASOR_INLINE __m256i FirstWhole(const void* p) {
+  const __m256i up = _mm256_add_epi8(BothHalves(p), _mm256_set1_epi8(3));
+  return _mm256_and_si256(_mm256_srli_epi16(up, 2), _mm256_set1_epi8(63));
+}
+PHASOR_INLINE WholeLevels LoadWholeLevels(const NearestTables& t, int book) {
+  const int table = t.TableOf(book);
+  return {BothHalves(t.code[table]),
+          FirstWhole(t.first[table]),
+          FirstWhole(t.second[table]),
+          BothHalves(t.level[table]),
+          _mm256_set1_epi8(static_cast<int8_t>(t.EntryOf(book))),
+          _mm_cvtsi32_si128(t.shift - 2),
+          _mm256_set1_epi8(static_cast<int8_t>((1 << (t.shift - 2)) - 1))};
+}
+
+// The levels nearest to 32 places -64 .. 63.
+PHASOR_INLINE __m256i Nearest(const WholeLevels& w, __m256i place) {
+  const __m256i up = _mm256_add_epi8(place, _mm256_set1_epi8(64));
+  const __m256i entry = _mm256_or_si256(
+      _mm256_and_si256(_mm256_srl_epi16(up, w.shift), _mm256_set1_epi8(15)), w.entry);
+  const __m256i inside = _mm256_and_si256(up, w.inside);
+  // A comparison is 0 or -1: two more, less one for each that is not reached.
+  const __m256i below =
+      _mm256_add_epi8(_mm256_cmpgt_epi8(_mm256_shuffle_epi8(w.first, entry), inside),
+                      _mm256_cmpgt_epi8(_mm256_shuffle_epi8(w.second, entry), inside));
+  const __m256i code = _mm256_add_epi8(_mm256_shuffle_epi8(w.code, entry), below);
+  return _mm256_shuffle_epi8(w.level,
+                             _mm256_or_si256(_mm256_add_epi8(code, _mm256_set1_epi8(2)), w.entry));
 }
 
 void Search(const IntSearchArgs& a) {
-  for (int b = 0; b < a.n_books; ++b) {
-    __m256i table[8];
-    for (int k = 0; k < 8; ++k) {
-      table[k] = _mm256_broadcastsi128_si256(Load128(a.nearest[b] + 16 * k));
-    }
-    for (int step = 0; step < kSearchSteps; ++step) {
-      const __m256 inverse = _mm256_set1_ps(a.inverse[step]);
-      __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-      for (int first = 0; first < a.n; first += 32) {
-        __m256i x[4];
-        PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
-          // The row is padded to 16 numbers.
-          const int at = first + 8 * i;
-          x[i] = at < (a.n + 15) / 16 * 16
-                     ? _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(a.x + at), inverse))
-                     : _mm256_setzero_si256();
-        }
-        // The order of the bytes does not matter.
-        const __m256i plus =
-            _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+  const int n_padded = (32 - a.n % 32) % 32;  // zeros, each counted with its nearest level
+  WholeLevels levels[kMaxBooks];
+  for (int b = 0; b < a.n_books; ++b) levels[b] = LoadWholeLevels(*a.quarters, b);
+  for (int step = 0; step < kSearchSteps; ++step) {
+    const __m256 inverse = _mm256_set1_ps(a.inverse[step]);
+    __m256i sum[kMaxBooks][2];
+    for (int b = 0; b < a.n_books; ++b) sum[b][0] = sum[b][1] = _mm256_setzero_si256();
+    for (int first = 0; first < a.n; first += 32) {
+      __m256i x[4];
+      PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
+        // The row is padded to 16 numbers.
+        const int at = first + 8 * i;
+        x[i] = at < (a.n + 15) / 16 * 16
+                   ? _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(a.x + at), inverse))
+                   : _mm256_setzero_si256();
+      }
+      // The order of the bytes does not matter.
+      __m256i y[2], place[2];
+      y[0] = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+      y[1] = _mm256_sub_epi8(_mm256_setzero_si256(), y[0]);
+      PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
+        place[v] =
+            _mm256_max_epi8(_mm256_min_epi8(y[v], _mm256_set1_epi8(63)), _mm256_set1_epi8(-64));
+      }
+      for (int b = 0; b < a.n_books; ++b) {
         PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
-          const __m256i y = v == 0 ? plus : _mm256_sub_epi8(_mm256_setzero_si256(), plus);
-          const __m256i place =
-              _mm256_max_epi8(_mm256_min_epi8(y, _mm256_set1_epi8(63)), _mm256_set1_epi8(-64));
-          const __m256i e = _mm256_abs_epi8(_mm256_sub_epi8(y, Nearest(table, place)));
-          sum[v] = _mm256_add_epi32(
-              sum[v], _mm256_madd_epi16(_mm256_maddubs_epi16(e, e), _mm256_set1_epi16(1)));
+          const __m256i e = _mm256_abs_epi8(_mm256_sub_epi8(y[v], Nearest(levels[b], place[v])));
+          sum[b][v] = _mm256_add_epi32(
+              sum[b][v], _mm256_madd_epi16(_mm256_maddubs_epi16(e, e), _mm256_set1_epi16(1)));
         }
       }
-      const int n_padded = (32 - a.n % 32) % 32;  // zeros, each counted with its nearest level
-      for (int v = 0; v < 2; ++v) {
-        alignas(32) int32_t lane[8];
-        _mm256_store_si256(reinterpret_cast<__m256i*>(lane), sum[v]);
-        int32_t total = -n_padded * a.nearest[b][0] * a.nearest[b][0];
-        for (int32_t l : lane) total += l;
-        a.error[step][2 * b + v] = total;
-      }
+    }
+    for (int b = 0; b < a.n_books; ++b) {
+      const int32_t padding = n_padded * a.nearest[b][0] * a.nearest[b][0];
+      const __m256i both = _mm256_hadd_epi32(sum[b][0], sum[b][1]);
+      const __m256i lanes = _mm256_hadd_epi32(both, both);
+      const __m128i total =
+          _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+      a.error[step][2 * b] = _mm_cvtsi128_si32(total) - padding;
+      a.error[step][2 * b + 1] = _mm_extract_epi32(total, 1) - padding;
     }
   }
 }

@@ -3,8 +3,9 @@
 // Read `ns_per_token`: time per cached token and KV head, for all g query heads together. Names end
 // in D (head size), g (query heads) and level (0 plain C++, 1 AVX2, 2 AVX-512); for example
 // --benchmark_filter='accumulate/(f16|q4_head)/D:64/g:./level:2'. `frame4/spread` and
-// `frame3/spread` have widths as calibration gives them, in a frame that turns; `prepare` is the
-// time of a query, once per token and KV head, in `ns_per_query`.
+// `frame3/spread` have widths as calibration gives them, in a frame that turns; `stretched` are
+// values with directions as calibration gives them; `prepare` is the time of a query, once per
+// token and KV head, in `ns_per_query`.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -140,6 +141,31 @@ void Accumulate(benchmark::State& state, const KvCodecInfo* info) {
   Report(state, kPages * kPageTokens);
 }
 
+// Values with the eight directions that calibration gives a head.
+void EncodeStretched(benchmark::State& state, const KvCodecInfo* info, bool rotate) {
+  const int head_dim = static_cast<int>(state.range(0));
+  if (!SetLevel(state, 1)) return;
+  Setup s = MakeSetup(*info, KvRole::kValue, head_dim, 1);
+  KvCodecParams params;
+  params.head_dim = head_dim;
+  params.role = KvRole::kValue;
+  std::vector<float> factors(8, 0.5f), directions(factors.size() * head_dim);
+  Rng rng(2);
+  for (float& d : directions) d = static_cast<float>(rng.Normal());
+  params.factor_N = factors;
+  params.direction_ND = directions;
+  auto made = MakeKvCodec(info->id, params);
+  if (!made.ok()) return state.SkipWithError("head size not supported");
+  for (auto _ : state) {
+    if (rotate) {
+      (*made)->Rotate(s.rows.data(), kPageTokens);
+    } else {
+      (*made)->EncodePage(s.rows.data(), kPageTokens, s.pages.data());
+    }
+  }
+  Report(state, kPageTokens);
+}
+
 void Encode(benchmark::State& state, const KvCodecInfo* info, KvRole role) {
   if (!SetLevel(state, 1)) return;
   Setup s = MakeSetup(*info, role, static_cast<int>(state.range(0)), 1);
@@ -179,6 +205,15 @@ void RegisterAll() {
         benchmark::RegisterBenchmark(("score/" + id + "/spread").c_str(), Score<true>, &info)
             ->ArgNames({"D", "g", "level"})
             ->ArgsProduct({{64, 80, 96, 128, 256}, {1, 2, 3, 4, 5, 6, 7, 8}, levels});
+      }
+      if (!key && info.uses_calibration) {
+        for (const bool rotate : {false, true}) {
+          benchmark::RegisterBenchmark(
+              ((rotate ? "rotate/" : "encode/") + id + "/values/stretched").c_str(),
+              EncodeStretched, &info, rotate)
+              ->ArgNames({"D", "level"})
+              ->ArgsProduct({{64, 128}, levels});
+        }
       }
       const std::string suffix = id + (key ? "/keys" : "/values");
       benchmark::RegisterBenchmark(("encode/" + suffix).c_str(), Encode, &info, role)

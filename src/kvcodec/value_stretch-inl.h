@@ -1,72 +1,136 @@
-// Rows and strips of value_stretch.h, compiled once per CPU level. No include guard: see
-// value_stretch.cc.
+// Rows and strips of value_stretch.h, compiled once per CPU level behind nearest_level-inl.h. No
+// include guard: see value_stretch.cc.
 
-// Sixteen floats; the compilers map them to what the target has.
-typedef float V16 __attribute__((vector_size(64), aligned(4), may_alias));
-
-typedef int32_t I16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint8_t B16 __attribute__((vector_size(16), aligned(1), may_alias));
-constexpr V16 kZero = {};
-
-inline const V16& Load16(const float* x) { return *reinterpret_cast<const V16*>(x); }
-inline V16& At16(float* x) { return *reinterpret_cast<V16*>(x); }
-
-inline float Sum16(const V16& v) {
-  float sum[4];
-  for (int i = 0; i < 4; ++i) sum[i] = (v[i] + v[4 + i]) + (v[8 + i] + v[12 + i]);
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+// part[i] = factor[i] * (u_i . x) for kN directions of `padded` numbers.
+template <int kN>
+PHASOR_INLINE void Project(const float* x, int padded, const float* u, const float* factor,
+                           float* part) {
+  VF sum[kN];
+  PHASOR_UNROLL for (int i = 0; i < kN; ++i) sum[i] = VF{};
+  for (int d = 0; d < padded; d += kLanes) {
+    const VF v = Load(x + d);
+    PHASOR_UNROLL for (int i = 0; i < kN; ++i) sum[i] += v * Load(u + i * padded + d);
+  }
+  PHASOR_UNROLL for (int i = 0; i < kN; ++i) part[i] = factor[i] * SumOfLanes(sum[i]);
 }
 
-// out[padded] = x + sum_i factor[i] (u_i . x) u_i. Both padded to a multiple of 16, with zeros.
+// out[padded] = x + sum_i factor[i] (u_i . x) u_i. Both padded to a multiple of 16, with zeros; out
+// may be x.
 void StretchRow(const float* x, int padded, const float* directions, const float* factor, int n,
                 float* out) {
-  for (int c = 0; c < padded; c += 16) {
-    At16(out + c) = Load16(x + c);
+  float part[kMaxHeadDim];
+  int i = 0;
+  for (; i + 4 <= n; i += 4) {
+    Project<4>(x, padded, directions + i * padded, factor + i, part + i);
   }
-  for (int i = 0; i < n; ++i) {
-    const float* u = directions + static_cast<long>(i) * padded;
-    V16 product = Load16(u) * Load16(x);
-    for (int c = 16; c < padded; c += 16) product = product + Load16(u + c) * Load16(x + c);
-    const float part = factor[i] * Sum16(product);
-    for (int c = 0; c < padded; c += 16) {
-      At16(out + c) = Load16(out + c) + part * Load16(u + c);
+  for (; i < n; ++i) Project<1>(x, padded, directions + i * padded, factor + i, part + i);
+  for (int d = 0; d < padded; d += 2 * kLanes) {
+    // Half a vector more, or none: 16 numbers are two vectors or one, or four.
+    const bool two = d + kLanes < padded;
+    VF a = Load(x + d), b = two ? Load(x + d + kLanes) : VF{};
+    const float* u = directions + d;
+    for (int k = 0; k < n; ++k, u += padded) {
+      a += part[k] * Load(u);
+      if (two) b += part[k] * Load(u + kLanes);
     }
+    Store(a, out + d);
+    if (two) Store(b, out + d + kLanes);
   }
+}
+
+// Lanes of 16 tokens from x on.
+PHASOR_INLINE void LoadLanes(const float* x, VF (&v)[kParts]) {
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) v[p] = Load(x + p * kLanes);
+}
+PHASOR_INLINE void StoreLanes(const VF (&v)[kParts], float* x) {
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) Store(v[p], x + p * kLanes);
+}
+PHASOR_INLINE void AddLanes(float weight, const float* x, VF (&sum)[kParts]) {
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) sum[p] += weight * Load(x + p * kLanes);
+}
+
+// x + sum_{r < c} weight[r] residual[r]. The last residuals come last: they are just being made.
+PHASOR_INLINE void FeedbackTarget(const float* x, const float* weight, const float* residual_DT,
+                                  int c, VF (&target)[kParts]) {
+  VF odd[kParts] = {};
+  LoadLanes(x, target);
+  int r = 0;
+  for (; r + 2 <= c; r += 2) {
+    AddLanes(weight[r], residual_DT + 16L * r, target);
+    AddLanes(weight[r + 1], residual_DT + 16L * (r + 1), odd);
+  }
+  if (r < c) AddLanes(weight[r], residual_DT + 16L * r, target);
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) target[p] += odd[p];
 }
 
 void FeedBack(const FeedbackStrip& s) {
-  const int D = s.head_dim;
-  const V16& step = Load16(s.step);
-  alignas(64) float inverse_array[16], counts_array[16];
-  for (int t = 0; t < 16; ++t) {
-    counts_array[t] = s.step[t] == 0.0f ? 0.0f : 1.0f;
-    inverse_array[t] = s.step[t] == 0.0f ? 0.0f : 4.0f / s.step[t];
+  const NearestTables& t = *s.tables;
+  alignas(64) float inverse[16];
+  alignas(16) uint8_t low_array[16], other_array[16], live_array[16];
+  for (int i = 0; i < 16; ++i) {
+    inverse[i] = s.step[i] == 0.0f ? 0.0f : 4.0f / s.step[i];
+    low_array[i] = static_cast<uint8_t>(t.EntryOf(s.book[i]));
+    other_array[i] = t.TableOf(s.book[i]) == 0 ? 0 : 255;
+    live_array[i] = s.step[i] == 0.0f ? 0 : 255;
   }
-  const V16 inverse = Load16(inverse_array), counts = Load16(counts_array);
-  for (int c = 0; c < D; ++c) {
-    const float* weight = s.feedback_DD + static_cast<long>(c) * D;
-    V16 x[4] = {Load16(s.x_DT + 16L * c), {}, {}, {}};
-    int r = 0;
-    for (; r + 4 <= c; r += 4) {
-      x[0] = x[0] + weight[r] * Load16(s.residual_DT + 16L * r);
-      x[1] = x[1] + weight[r + 1] * Load16(s.residual_DT + 16L * (r + 1));
-      x[2] = x[2] + weight[r + 2] * Load16(s.residual_DT + 16L * (r + 2));
-      x[3] = x[3] + weight[r + 3] * Load16(s.residual_DT + 16L * (r + 3));
+  const B16 low = LoadBytes(low_array), other = LoadBytes(other_array),
+            live = LoadBytes(live_array);
+  for (int c = 0; c < s.head_dim; ++c) {
+    VF target[kParts], quarters[kParts], level[kParts], residual[kParts];
+    FeedbackTarget(s.x_DT + 16L * c, s.feedback_DD + static_cast<long>(c) * s.head_dim,
+                   s.residual_DT, c, target);
+    PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+      quarters[p] = ToQuarters(target[p], Load(inverse + p * kLanes));
     }
-    for (; r < c; ++r) x[1] = x[1] + weight[r] * Load16(s.residual_DT + 16L * r);
-    const V16 target = (x[0] + x[1]) + (x[2] + x[3]);
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    const V16 low = kZero - kFineLevels, high = kZero + (kFineLevels - 1);
-    V16 quarters = target * inverse;
-    quarters = quarters < low ? low : quarters;
-    quarters = quarters > high ? high : quarters;
-    quarters = (quarters + kRound) - kRound;
-    alignas(64) int32_t at[16], entry[16];
-    *reinterpret_cast<I16*>(at) = __builtin_convertvector(quarters, I16) + kFineLevels;
-    for (int t = 0; t < 16; ++t) entry[t] = s.nearest[t][at[t]];
-    const I16& found = *reinterpret_cast<const I16*>(entry);
-    *reinterpret_cast<B16*>(s.codes_DT + 16L * c) = __builtin_convertvector(found & 255, B16);
-    const V16 level = __builtin_convertvector(found >> 8, V16);
-    At16(s.residual_DT + 16L * c) = (step * level - target) * counts;
+    const Place place = PlaceOf(quarters, t.shift);
+    const B16 entry = place.bucket | low;
+    const B16 code = CountReached(LookUp(t.code, entry, other), place.inside,
+                                  LookUp(t.first, entry, other), LookUp(t.second, entry, other));
+    *reinterpret_cast<B16*>(s.codes_DT + 16L * c) = code & live;
+    ToFloats(LookUp(t.level, code | low, other), level);
+    PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+      const VF step = Load(s.step + p * kLanes);
+      residual[p] = step == 0.0f ? VF{} : step * level[p] - target[p];
+    }
+    StoreLanes(level, s.level_DT + 16L * c);
+    StoreLanes(residual, s.residual_DT + 16L * c);
+  }
+}
+
+// Sums over the channels of x and level of kN directions, one of vector p's lanes each.
+template <int kN>
+PHASOR_INLINE void AddAlong(const StripToWeigh& s, int first, int p, VF* square, VF* product) {
+  VF of_x[kN], of_level[kN];
+  PHASOR_UNROLL for (int i = 0; i < kN; ++i) of_x[i] = of_level[i] = VF{};
+  const float* w = s.rotated + static_cast<long>(first) * s.padded;
+  for (int d = 0; d < s.head_dim; ++d) {
+    const VF x = Load(s.x_DT + 16L * d + p * kLanes);
+    const VF level = Load(s.level_DT + 16L * d + p * kLanes);
+    PHASOR_UNROLL for (int i = 0; i < kN; ++i) {
+      of_x[i] += w[i * s.padded + d] * x;
+      of_level[i] += w[i * s.padded + d] * level;
+    }
+  }
+  PHASOR_UNROLL for (int i = 0; i < kN; ++i) {
+    *square += s.weigh[first + i] * of_x[i] * of_x[i];
+    *product += s.weigh[first + i] * of_x[i] * of_level[i];
+  }
+}
+
+// x . x and x . level of 16 lanes, with what errors along the rotated directions weigh more:
+// x . x + sum_i weigh[i] (w_i . x)^2, and the same of w_i . x times w_i . level.
+void WeighStrip(const StripToWeigh& s) {
+  for (int p = 0; p < kParts; ++p) {
+    VF square = {}, product = {};
+    for (int d = 0; d < s.head_dim; ++d) {
+      const VF x = Load(s.x_DT + 16L * d + p * kLanes);
+      square += x * x;
+      product += x * Load(s.level_DT + 16L * d + p * kLanes);
+    }
+    int i = 0;
+    for (; i + 4 <= s.n; i += 4) AddAlong<4>(s, i, p, &square, &product);
+    for (; i < s.n; ++i) AddAlong<1>(s, i, p, &square, &product);
+    Store(square, s.square + p * kLanes);
+    Store(product, s.product + p * kLanes);
   }
 }

@@ -9,11 +9,15 @@
 #include "kvcodec/hadamard.h"
 #include "kvcodec/row_codec.h"
 #include "simd/cpu.h"
-#include "simd/target.h"
+#include "simd/lanes.h"
 
 namespace phasor {
 namespace plain {
 namespace {
+#define PHASOR_LANES 4
+#include "simd/lanes-inl.h"
+
+#include "kvcodec/nearest_level-inl.h"
 #include "kvcodec/value_stretch-inl.h"
 }  // namespace
 }  // namespace plain
@@ -24,6 +28,10 @@ PHASOR_BEGIN_AVX2
 namespace phasor {
 namespace avx2 {
 namespace {
+#define PHASOR_LANES 8
+#include "simd/lanes-inl.h"
+
+#include "kvcodec/nearest_level-inl.h"
 #include "kvcodec/value_stretch-inl.h"
 }  // namespace
 }  // namespace avx2
@@ -34,6 +42,10 @@ PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace avx512 {
 namespace {
+#define PHASOR_LANES 16
+#include "simd/lanes-inl.h"
+
+#include "kvcodec/nearest_level-inl.h"
 #include "kvcodec/value_stretch-inl.h"
 }  // namespace
 }  // namespace avx512
@@ -53,26 +65,33 @@ int Padded(int head_dim) { return (head_dim + 15) / 16 * 16; }
 struct Functions {
   decltype(&plain::StretchRow) stretch;
   decltype(&plain::FeedBack) feed_back;
+  decltype(&plain::WeighStrip) weigh;
 };
 
 Functions ChooseFunctions() {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return {avx512::StretchRow, avx512::FeedBack};
-  if (ActiveCpuLevel() == CpuLevel::kAvx2) return {avx2::StretchRow, avx2::FeedBack};
+  if (ActiveCpuLevel() == CpuLevel::kAvx512)
+    return {avx512::StretchRow, avx512::FeedBack, avx512::WeighStrip};
+  if (ActiveCpuLevel() == CpuLevel::kAvx2)
+    return {avx2::StretchRow, avx2::FeedBack, avx2::WeighStrip};
 #endif
-  return {plain::StretchRow, plain::FeedBack};
+  return {plain::StretchRow, plain::FeedBack, plain::WeighStrip};
 }
 
 void StretchRows(float* x_ND, int n, int D, const float* directions, const float* factor,
                  int n_directions) {
   const Functions functions = ChooseFunctions();
   const int padded = Padded(D);
-  alignas(64) float row[kMaxHeadDim] = {}, out[kMaxHeadDim];
+  alignas(64) float row[kMaxHeadDim] = {};
   for (int i = 0; i < n; ++i) {
     float* x = x_ND + static_cast<std::ptrdiff_t>(i) * D;
+    if (padded == D) {
+      functions.stretch(x, D, directions, factor, n_directions, x);
+      continue;
+    }
     std::copy_n(x, D, row);
-    functions.stretch(row, padded, directions, factor, n_directions, out);
-    std::copy_n(out, D, x);
+    functions.stretch(row, padded, directions, factor, n_directions, row);
+    std::copy_n(row, D, x);
   }
 }
 
@@ -183,6 +202,12 @@ void ValueStretch::Undo(float* x_ND, int n) const {
 void ValueStretch::Weigh(const float* y_D, float* out_D) const {
   std::copy_n(y_D, head_dim_, out_D);
   StretchRows(out_D, 1, head_dim_, rotated_.data(), weigh_.data(), n_directions_);
+}
+
+void ValueStretch::WeighStrip(const float* x_DT, const float* level_DT, float* square,
+                              float* product) const {
+  ChooseFunctions().weigh({x_DT, level_DT, head_dim_, rotated_.data(), Padded(head_dim_),
+                           weigh_.data(), n_directions_, square, product});
 }
 
 void FeedBackStrip(const FeedbackStrip& strip) { ChooseFunctions().feed_back(strip); }

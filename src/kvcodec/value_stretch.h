@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "contracts/kv_codec.h"
+#include "kvcodec/nearest_level.h"
 #include "phasor/status.h"
 
 namespace phasor {
@@ -37,6 +38,8 @@ class ValueStretch {
   std::span<const float> feedback() const { return feedback_DD_; }
   // y_D -> what its products with an error count: y + sum_i (f_i^-2 - 1) (w_i . y) w_i.
   void Weigh(const float* y_D, float* out_D) const;
+  // Of 16 tokens, tokens in lanes ([D][16]): x . Weigh(x) and level . Weigh(x).
+  void WeighStrip(const float* x_DT, const float* level_DT, float* square, float* product) const;
   int head_dim() const { return head_dim_; }
 
  private:
@@ -52,14 +55,25 @@ struct FeedbackStrip {
   const float* x_DT;  // [D][16]
   int head_dim;
   const float* feedback_DD;  // ValueStretch::feedback
-  const float* step;         // [16]: value of a level, signed; 0: nothing in this lane counts
-  // [16]: by quarters of a level, from kFineLevels below 0 on, the nearest level * 256 + its code.
-  const int16_t* const* nearest;
-  float* residual_DT;  // [D][16], scratch
-  uint8_t* codes_DT;   // [D][16]
+  const float* step;         // [16]: value of a level, signed; 0: all codes are 0 and residuals too
+  const NearestTables* tables;
+  const uint8_t* book;  // [16]
+  float* residual_DT;   // [D][16], stored minus what was rounded
+  float* level_DT;      // [D][16]
+  uint8_t* codes_DT;    // [D][16]
 };
-inline constexpr int kFineLevels = 256;  // quarters
 void FeedBackStrip(const FeedbackStrip& strip);
+
+// ValueStretch::WeighStrip.
+struct StripToWeigh {
+  const float *x_DT, *level_DT;  // [D][16]
+  int head_dim;
+  const float* rotated;  // [n, padded]
+  int padded;
+  const float* weigh;  // [n]
+  int n;
+  float *square, *product;  // [16]
+};
 
 // The `n` strongest directions of moments_DD (E[x x^T], [D, D], symmetric) and factors for them,
 // (moment / mean of the rest)^-3/8: half of what would make all alike by itself (-1/4) and of what

@@ -140,18 +140,19 @@ TEST(ValueStretch, EveryLevelRoundsWhatTheFeedbackAsksFor) {
         std::vector<float> weight = RandomRows(D, D, &rng), residual(x.size());
         for (float& w : weight) w *= 0.2f;
         float step[kLanes];
-        const int16_t* nearest[kLanes];
+        uint8_t book[kLanes];
         const int8_t* level_of_code[kLanes];
         for (int t = 0; t < kLanes; ++t) {
-          const int book = static_cast<int>(rng.Below(1u << levels->book_bits));
+          book[t] = static_cast<uint8_t>(rng.Below(1u << levels->book_bits));
           step[t] =
               static_cast<float>((rng.Below(2) == 0 ? -1 : 1) * (0.03 + 0.02 * rng.Uniform()));
-          nearest[t] = NearestLevels(*levels, book);
-          level_of_code[t] = levels->level + (book << levels->bits);
+          level_of_code[t] = levels->level + (book[t] << levels->bits);
         }
         step[3] = 0;
         std::vector<uint8_t> codes(x.size());
-        FeedBackStrip({x.data(), D, weight.data(), step, nearest, residual.data(), codes.data()});
+        std::vector<float> level_DT(x.size());
+        FeedBackStrip({x.data(), D, weight.data(), step, &NearestTablesOf(*levels), book,
+                       residual.data(), level_DT.data(), codes.data()});
         for (int t = 0; t < kLanes; ++t) {
           std::vector<double> left(static_cast<size_t>(D));
           for (int c = 0; c < D && t != 3; ++c) {
@@ -171,12 +172,16 @@ TEST(ValueStretch, EveryLevelRoundsWhatTheFeedbackAsksFor) {
               ASSERT_LE(std::fabs(target / step[t] - level_of_code[t][code]), best + 0.26)
                   << CpuLevelName(level) << " D " << D << " channel " << c;
             }
+            ASSERT_EQ(level_DT[c * kLanes + t], level_of_code[t][code]);
             left[c] = step[t] * level_of_code[t][code] - target;
             // f32 sums of up to D numbers.
             ASSERT_NEAR(residual[c * kLanes + t], left[c], 1e-5 * (magnitude + 2))
                 << CpuLevelName(level) << " D " << D << " channel " << c;
           }
-          for (int c = 0; c < D && t == 3; ++c) EXPECT_EQ(residual[c * kLanes + t], 0.0f);
+          for (int c = 0; c < D && t == 3; ++c) {
+            EXPECT_EQ(residual[c * kLanes + t], 0.0f);
+            EXPECT_EQ(codes[c * kLanes + t], 0);
+          }
         }
       }
     }

@@ -281,11 +281,14 @@ void FloatKernel(const PanelTask& task) {
 }
 
 PHASOR_INLINE uint32_t LargestOf(__m256i v) {
-  alignas(32) uint32_t lanes[8];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), v);
-  uint32_t largest = 0;
-  for (uint32_t lane : lanes) largest = lane > largest ? lane : largest;
-  return largest;
+  __m128i m = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1))));
+}
+PHASOR_INLINE int32_t SumOf(__m256i v) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
 
 void Quantize(const float* x, int64_t n_blocks, int t, int nt, std::byte* group) {
@@ -300,27 +303,29 @@ void Quantize(const float* x, int64_t n_blocks, int t, int nt, std::byte* group)
     const uint32_t largest = LargestOf(magnitudes);
     float max, scale = 0;
     std::memcpy(&max, &largest, sizeof(max));
-    int8_t codes[32] = {};
+    __m256i codes = _mm256_setzero_si256();
     int32_t halves[2] = {};
     if (largest >= 0x7f800000u) {
       scale = __builtin_nanf("");
     } else if (max >= kTinyActivation) {
       scale = max / 127.0f;
       const __m256 inverse = _mm256_set1_ps(127.0f / max);
-      alignas(32) int32_t wide[32];
-      for (int i = 0; i < 4; ++i) {
-        _mm256_store_si256(reinterpret_cast<__m256i*>(wide + 8 * i),
-                           _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse)));
+      __m256i wide[4];
+      PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
+        wide[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
       }
-      for (int i = 0; i < 32; ++i) {
-        codes[i] = static_cast<int8_t>(wide[i]);
-        halves[i / 16] += wide[i];
-      }
+      // Packing works within 128-bit lanes.
+      const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+      codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(wide[0], wide[1]),
+                                                             _mm256_packs_epi32(wide[2], wide[3])),
+                                          order);
+      halves[0] = SumOf(_mm256_add_epi32(wide[0], wide[1]));
+      halves[1] = SumOf(_mm256_add_epi32(wide[2], wide[3]));
     }
     const int32_t sum = halves[0] + halves[1];
     const float scale_sum = scale * static_cast<float>(sum);
     const int32_t negative[2] = {-128 * sum, -128 * halves[0]};
-    std::memcpy(group + 32 * t, codes, 32);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(group + 32 * t), codes);
     std::memcpy(group + 32 * nt + 4 * t, &scale, 4);
     std::memcpy(group + 36 * nt + 4 * t, &scale_sum, 4);
     std::memcpy(group + 40 * nt + 4 * t, &negative[0], 4);

@@ -1,0 +1,45 @@
+// Vectors of nearest_level.h, compiled once per CPU level behind simd/lanes-inl.h. No include
+// guard: see nearest_level.cc.
+
+// x * inverse rounded to a whole number of quarters and cut to the range of the tables.
+PHASOR_INLINE VF ToQuarters(VF x, VF inverse) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const VF low = VF{} - kFineLevels, high = VF{} + (kFineLevels - 1);
+  VF quarters = x * inverse;
+  quarters = quarters < low ? low : quarters;
+  quarters = quarters > high ? high : quarters;
+  return (quarters + kRound) - kRound;
+}
+
+// Entry e of each lane's table: table 1 where `other` is 255, 0 where it is 0.
+PHASOR_INLINE B16 LookUp(const void* tables, B16 entry, B16 other) {
+  const auto* bytes = static_cast<const uint8_t*>(tables);
+  const B16 zero = __builtin_shuffle(LoadBytes(bytes), entry);
+  const B16 one = __builtin_shuffle(LoadBytes(bytes + 16), entry);
+  return (zero & ~other) | (one & other);
+}
+// All lanes have one table.
+PHASOR_INLINE B16 LookUp(const void* table, B16 entry) {
+  return __builtin_shuffle(LoadBytes(table), entry);
+}
+
+// Where 16 numbers in quarters lie: the bucket, and quarters into it.
+struct Place {
+  B16 bucket;
+  S16 inside;
+};
+PHASOR_INLINE Place PlaceOf(const VF (&quarters)[kParts], int shift) {
+  VI bucket[kParts], inside[kParts];
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+    const VI up = __builtin_convertvector(quarters[p], VI) + kFineLevels;
+    bucket[p] = up >> shift;
+    inside[p] = up & ((1 << shift) - 1);
+  }
+  return {ToBytes(bucket), reinterpret_cast<S16>(ToBytes(inside))};
+}
+
+// The code of each lane: one more for each place that is reached, as comparisons are 0 or -1.
+PHASOR_INLINE B16 CountReached(B16 code, S16 inside, B16 first, B16 second) {
+  return code - reinterpret_cast<B16>(inside >= reinterpret_cast<S16>(first)) -
+         reinterpret_cast<B16>(inside >= reinterpret_cast<S16>(second));
+}

@@ -1,0 +1,63 @@
+// Vectors of PHASOR_LANES floats: 16, 8 or 4, what a register of the CPU level holds. The compilers
+// split longer ones, but keep the parts in memory.
+//
+// No include guard: included once per CPU level, inside its region and namespace, behind
+//   #define PHASOR_LANES 8
+// and, before the region, simd/lanes.h (example: kvcodec/hadamard.cc). 8 stands for AVX2. Undefines
+// PHASOR_LANES.
+
+constexpr int kLanes = PHASOR_LANES;
+constexpr int kParts = 16 / kLanes;  // vectors of 16 numbers
+typedef float VF __attribute__((vector_size(4 * PHASOR_LANES), aligned(4), may_alias));
+typedef int32_t VI __attribute__((vector_size(4 * PHASOR_LANES), aligned(4), may_alias));
+typedef uint8_t B16 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int8_t S16 __attribute__((vector_size(16), aligned(1), may_alias));
+
+PHASOR_INLINE VF Load(const float* x) { return *reinterpret_cast<const VF*>(x); }
+PHASOR_INLINE void Store(VF v, float* x) { *reinterpret_cast<VF*>(x) = v; }
+PHASOR_INLINE B16 LoadBytes(const void* x) { return *static_cast<const B16*>(x); }
+
+PHASOR_INLINE float SumOfLanes(VF v) {
+  alignas(64) float x[kLanes];
+  Store(v, x);
+  float sum[4];
+  for (int i = 0; i < 4; ++i) {
+    sum[i] = x[i];
+    for (int j = 4; j < kLanes; j += 4) sum[i] += x[i + j];
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// Sixteen numbers of 0 .. 255 as bytes, and sixteen signed bytes as floats.
+#if PHASOR_LANES == 8
+PHASOR_INLINE B16 ToBytes(const VI (&x)[kParts]) {
+  // Packing works within halves of a register: 0 .. 3, 8 .. 11, 4 .. 7, 12 .. 15.
+  const __m256i words =
+      _mm256_packus_epi32(reinterpret_cast<__m256i>(x[0]), reinterpret_cast<__m256i>(x[1]));
+  const __m128i bytes =
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  return reinterpret_cast<B16>(_mm_shuffle_epi32(bytes, 0xd8));
+}
+PHASOR_INLINE void ToFloats(B16 signed_bytes, VF (&out)[kParts]) {
+  const auto bytes = reinterpret_cast<__m128i>(signed_bytes);
+  out[0] = reinterpret_cast<VF>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+  out[1] = reinterpret_cast<VF>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))));
+}
+#else
+PHASOR_INLINE B16 ToBytes(const VI (&x)[kParts]) {
+  typedef uint8_t Part __attribute__((vector_size(kLanes), aligned(1), may_alias));
+  B16 bytes;
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+    reinterpret_cast<Part*>(&bytes)[p] = __builtin_convertvector(x[p], Part);
+  }
+  return bytes;
+}
+PHASOR_INLINE void ToFloats(B16 signed_bytes, VF (&out)[kParts]) {
+  typedef int8_t Part __attribute__((vector_size(kLanes), aligned(1), may_alias));
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+    out[p] = __builtin_convertvector(
+        __builtin_convertvector(reinterpret_cast<const Part*>(&signed_bytes)[p], VI), VF);
+  }
+}
+#endif
+#undef PHASOR_LANES
