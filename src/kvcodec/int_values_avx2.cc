@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kMaxHeads = 8;      // whose byte weights meet the codes together
 constexpr int kMaxWordHeads = 4;  // the same of words
+constexpr int kMostPairedRows = 4;  // of byte weights that two groups of channels meet together
 
 // Byte weights of the query heads that have any.
 struct ByteRows {
@@ -168,51 +169,57 @@ PHASOR_INLINE void AddSums(__m256i sum, float step, int n_channels, float* out) 
   _mm256_maskstore_ps(out, m, _mm256_fmadd_ps(x, f, _mm256_maskload_ps(out, m)));
 }
 
-// word[i] += two tokens' weights times levels each.
-template <int G>
-PHASOR_INLINE void AddStep(const uint8_t* byte, __m256i level, __m256i* word) {
-  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
-    const __m256i w = Broadcast4(byte + i * kPageTokens);
-    word[i] = _mm256_add_epi16(word[i], _mm256_maddubs_epi16(w, level));
-    // Keeps g++ from regrouping the sums of unrolled steps, which costs registers.
-    __asm__("" : "+x"(word[i]));
-  }
-}
+// How many groups of eight channels go through the loop together for G rows: what is broadcast
+// serves all of them, as long as their sums stay in registers.
+constexpr int GroupsFor(int g) { return g <= kMostPairedRows ? 2 : 1; }
 
 // The 16-bit sums move to 32 bits in memory: registers are for the former.
-template <int G>
+template <int N>
 PHASOR_INLINE void MoveSums(__m256i* word, __m256i* sum) {
-  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+  PHASOR_UNROLL for (int i = 0; i < N; ++i) {
     const __m256i wide = _mm256_madd_epi16(word[i], _mm256_set1_epi16(1));
     _mm256_store_si256(sum + i, _mm256_add_epi32(_mm256_load_si256(sum + i), wide));
     word[i] = _mm256_setzero_si256();
   }
 }
 
-// n tiles for which 16-bit sums have room; kDense: steps for which they do.
-template <int BITS, int BOOK_BITS, int G, bool kDense>
+// n tiles for which 16-bit sums have room; kDense: steps for which they do. word[i * C + c]: two
+// tokens' weights of row i times levels of group c.
+template <int BITS, int BOOK_BITS, int G, int C, bool kDense>
 PHASOR_INLINE void AddTiles(const Table<BOOK_BITS>& table, const RowScales& rows,
                             const std::byte* codes, std::size_t row_bytes, int half,
                             const uint8_t* byte, int t, int n, LineFetcher& fetcher, __m256i* sum) {
   using T = Tile<BITS>;
-  __m256i word[G];
-  PHASOR_UNROLL for (int i = 0; i < G; ++i) word[i] = _mm256_setzero_si256();
+  __m256i word[G * C];
+  PHASOR_UNROLL for (__m256i& w : word) w = _mm256_setzero_si256();
   for (; n > 0; --n, codes += row_bytes) {
     fetcher.Step();
-    T tile;
-    tile.Load(codes, half);
+    T tile[C];
+    PHASOR_UNROLL for (int c = 0; c < C; ++c) tile[c].Load(codes, half + c);
     PHASOR_UNROLL for (int step = 0; step < T::kSteps; ++step, t += 4) {
-      const __m256i level = _mm256_sign_epi8(table.Lookup(tile.Codes(step), rows.SelectorOf(t)),
-                                             Broadcast4(rows.sign + t));
-      AddStep<G>(byte + t, level, word);
-      if (kDense) MoveSums<G>(word, sum);
+      const Selector selector = rows.SelectorOf(t);
+      const __m256i sign = Broadcast4(rows.sign + t);
+      __m256i level[C];
+      PHASOR_UNROLL for (int c = 0; c < C; ++c) {
+        level[c] = _mm256_sign_epi8(table.Lookup(tile[c].Codes(step), selector), sign);
+      }
+      PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+        const __m256i w = Broadcast4(byte + i * kPageTokens + t);
+        PHASOR_UNROLL for (int c = 0; c < C; ++c) {
+          __m256i& to = word[i * C + c];
+          to = _mm256_add_epi16(to, _mm256_maddubs_epi16(w, level[c]));
+          // Keeps g++ from regrouping the sums of unrolled steps, which costs registers.
+          __asm__("" : "+x"(to));
+        }
+      }
+      if (kDense) MoveSums<G * C>(word, sum);
     }
   }
-  if (!kDense) MoveSums<G>(word, sum);
+  if (!kDense) MoveSums<G * C>(word, sum);
 }
 
-// Eight channels, 3 or 4 bits, the G rows.
-template <int BITS, int BOOK_BITS, int G>
+// C groups of eight channels, 3 or 4 bits, the G rows.
+template <int BITS, int BOOK_BITS, int G, int C>
 __attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const RowScales& rows,
                                                const ByteRows& bytes, const SpanPlan& plan,
                                                int channel, LineFetcher& fetcher) {
@@ -223,25 +230,28 @@ __attribute__((noinline)) void AccumulateBytes(const IntAccumulateArgs& a, const
   const int half = channel / 8 % 2;
   const Table<BOOK_BITS> table(*shape.levels);
   const uint8_t* byte = bytes.byte[0];
-  __m256i sum[G];
-  PHASOR_UNROLL for (int i = 0; i < G; ++i) sum[i] = _mm256_setzero_si256();
+  __m256i sum[G * C];
+  PHASOR_UNROLL for (__m256i& s : sum) s = _mm256_setzero_si256();
   __asm__ volatile("" : : "r"(sum) : "memory");  // they stay in memory
   int t = 0;
   for (int s = 0; s < plan.n; ++s) {
     const int n = plan.span[s].n_tiles;
     if (plan.span[s].dense) {
-      AddTiles<BITS, BOOK_BITS, G, true>(table, rows, codes, row_bytes, half, byte, t, n, fetcher,
-                                         sum);
+      AddTiles<BITS, BOOK_BITS, G, C, true>(table, rows, codes, row_bytes, half, byte, t, n,
+                                            fetcher, sum);
     } else {
-      AddTiles<BITS, BOOK_BITS, G, false>(table, rows, codes, row_bytes, half, byte, t, n, fetcher,
-                                          sum);
+      AddTiles<BITS, BOOK_BITS, G, C, false>(table, rows, codes, row_bytes, half, byte, t, n,
+                                             fetcher, sum);
     }
     t += 4 * T::kSteps * n;
     codes += row_bytes * static_cast<std::size_t>(n);
   }
   PHASOR_UNROLL for (int i = 0; i < G; ++i) {
-    AddSums(sum[i], bytes.step[i], shape.head_dim - channel,
-            a.out_GD + bytes.head[i] * shape.head_dim + channel);
+    PHASOR_UNROLL for (int c = 0; c < C; ++c) {
+      const int at = channel + 8 * c;
+      AddSums(sum[i * C + c], bytes.step[i], shape.head_dim - at,
+              a.out_GD + bytes.head[i] * shape.head_dim + at);
+    }
   }
 }
 
@@ -253,8 +263,14 @@ void AccumulateRows(const IntAccumulateArgs& a, const RowScales& rows, const Byt
       return AccumulateRows<BITS, BOOK_BITS, G + 1>(a, rows, bytes, plan, begin, end, fetcher);
     }
   }
-  for (int channel = begin; channel < end; channel += 8) {
-    AccumulateBytes<BITS, BOOK_BITS, G>(a, rows, bytes, plan, channel, fetcher);
+  int channel = begin;
+  if constexpr (GroupsFor(G) == 2) {
+    for (; channel + 8 < end; channel += 16) {
+      AccumulateBytes<BITS, BOOK_BITS, G, 2>(a, rows, bytes, plan, channel, fetcher);
+    }
+  }
+  for (; channel < end; channel += 8) {
+    AccumulateBytes<BITS, BOOK_BITS, G, 1>(a, rows, bytes, plan, channel, fetcher);
   }
 }
 
@@ -266,7 +282,9 @@ void AccumulateByteCodes(const IntAccumulateArgs& a) {
   ByteRows bytes;
   SpanPlan plan;
   // A step a tile.
-  LineFetcher fetcher(a.next, (shape.head_dim + 7) / 8 * (kPageTokens / (4 * Tile<BITS>::kSteps)) *
+  const int n_channels = 8 * GroupsFor(std::min(a.g, kMaxHeads));
+  LineFetcher fetcher(a.next, (shape.head_dim + n_channels - 1) / n_channels *
+                                  (kPageTokens / (4 * Tile<BITS>::kSteps)) *
                                   ((a.g + kMaxHeads - 1) / kMaxHeads));
   for (int b = 0; b < shape.n_blocks; ++b) {
     const auto* scales = reinterpret_cast<const uint16_t*>(a.page) + b * kPageTokens;
