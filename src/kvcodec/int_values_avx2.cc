@@ -15,8 +15,8 @@
 namespace phasor {
 namespace {
 
-constexpr int kMaxHeads = 8;      // whose byte weights meet the codes together
-constexpr int kMaxWordHeads = 4;  // the same of words
+constexpr int kMaxHeads = 8;        // whose byte weights meet the codes together
+constexpr int kMaxWordHeads = 4;    // the same of words
 constexpr int kMostPairedRows = 4;  // of byte weights that two groups of channels meet together
 
 // Byte weights of the query heads that have any.

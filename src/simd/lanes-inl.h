@@ -52,6 +52,13 @@ PHASOR_INLINE B16 ToBytes(const VI (&x)[kParts]) {
   }
   return bytes;
 }
+#if PHASOR_LANES == 16 && !defined(PHASOR_EMULATE_AVX512)
+PHASOR_INLINE void ToFloats(B16 signed_bytes, VF (&out)[kParts]) {
+  // g++ 12 takes bytes apart one by one for the conversion below.
+  out[0] = reinterpret_cast<VF>(
+      _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(signed_bytes))));
+}
+#else
 PHASOR_INLINE void ToFloats(B16 signed_bytes, VF (&out)[kParts]) {
   typedef int8_t Part __attribute__((vector_size(kLanes), aligned(1), may_alias));
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
@@ -59,5 +66,6 @@ PHASOR_INLINE void ToFloats(B16 signed_bytes, VF (&out)[kParts]) {
         __builtin_convertvector(reinterpret_cast<const Part*>(&signed_bytes)[p], VI), VF);
   }
 }
+#endif
 #endif
 #undef PHASOR_LANES
