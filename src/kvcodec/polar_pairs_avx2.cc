@@ -1,6 +1,6 @@
 // Scores of polar slots of 5 angle bits and more with AVX2: x and y of every token become 16-bit
 // integers once for all heads, and meet the 16-bit queries in vpmulhrsw. Beyond 5 bits an angle is
-// a coarse one plus a fine one.
+// a coarse one plus a fine one; one head and two turn their queries by the coarse one instead.
 #if defined(__x86_64__)
 #include "kvcodec/polar_words_avx2-inl.h"
 
@@ -135,10 +135,106 @@ void AddHeads(const PolarSlots& slots, int h) {
   }
 }
 
+// ---- coarse angles on the side of the query ----
+
+// Of one head, over 16 coarse angles c: q . (cos c, sin c) and q . (-sin c, cos c), which meet
+// r cos f and r sin f of the fine angles.
+struct alignas(32) TurnedQuery {
+  uint8_t along[2][16], across[2][16];
+};
+
+template <int kG>
+struct ProductTables {
+  AngleBytes fine;
+  TurnedQuery query[kG];
+};
+
+template <int kG>
+void BuildProductTables(const PolarSlots& slots, ProductTables<kG>* out) {
+  const Angles angles;
+  const PolarSlot* slot = slots.layout.slots.data() + slots.first;
+  const std::ptrdiff_t q_stride = std::ptrdiff_t{2} * slots.n_padded;
+  const int32_t* q = slots.scratch->plan.q16.data() + 2 * slots.first;
+  for (int i = 0; i < slots.n; ++i, q += 2) {
+    const int a_bits = slot[i].width.a_bits;
+    const __m256i range = PhiRange(slots, slots.first + i);
+    StoreAngles(angles, CellPhases(a_bits, range), &out[i].fine);
+    const __m256i phase = CoarsePhases(a_bits, range);
+    const __m256i cosine = angles.Cosine(phase), sine = angles.Sine(phase);
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      const __m256i x = _mm256_set1_epi32(q[h * q_stride]);
+      const __m256i y = _mm256_set1_epi32(q[h * q_stride + 1]);
+      const __m256i along =
+          _mm256_adds_epi16(_mm256_mulhrs_epi16(cosine, x), _mm256_mulhrs_epi16(sine, y));
+      const __m256i across =
+          _mm256_subs_epi16(_mm256_mulhrs_epi16(cosine, y), _mm256_mulhrs_epi16(sine, x));
+      StoreBytes(out[i].query[h].along, SplitBytes(along));
+      StoreBytes(out[i].query[h].across, SplitBytes(across));
+    }
+    slots.fetcher->Step();
+  }
+}
+
+// Vectors kFirst .. kFirst + kV - 1 of a slot. acc: [vector][head][2].
+template <int kBits, int kG, int kV, int kFirst, int kVector = 0>
+PHASOR_INLINE void AddProduct(const Slot& slot, __m256i mask, const ProductTables<kG>& table,
+                              __m256i (*acc)[kG][2]) {
+  if constexpr (kVector < kV) {
+    __m256i low, top;
+    CodeBytes<kBits, (kFirst + kVector) / 2, (kFirst + kVector) % 2>(slot.part, &low, &top);
+    const __m256i fine = _mm256_and_si256(low, _mm256_set1_epi8(15));
+    const __m256i coarse = _mm256_and_si256(_mm256_srli_epi16(low, 4), mask);
+    const Words r = Radii(slot, top);
+    const Words cosine = Multiply(r, LookUp(table.fine.cosine, fine));
+    const Words sine = Multiply(r, LookUp(table.fine.sine, fine));
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      const Words along = Multiply(LookUp(table.query[h].along, coarse), cosine);
+      const Words across = Multiply(LookUp(table.query[h].across, coarse), sine);
+      __m256i* sum = acc[kVector][h];
+      AddWords(_mm256_add_epi16(along.first, across.first), &sum[0]);
+      AddWords(_mm256_add_epi16(along.second, across.second), &sum[1]);
+    }
+    AddProduct<kBits, kG, kV, kFirst, kVector + 1>(slot, mask, table, acc);
+  }
+}
+
+template <int kBits, int kG, int kV, int kFirst = 0>
+void AddProducts(const PolarSlots& slots, const ProductTables<kG>* table) {
+  if constexpr (kFirst < kPolarVectors) {
+    int16_t* sum = slots.scratch->sum.data() + 32 * kFirst * kG;
+    __m256i acc[kV][kG][2];
+    PHASOR_UNROLL for (int i = 0; i < kV * kG * 2; ++i) {
+      acc[i / (2 * kG)][i / 2 % kG][i % 2] = LoadBytes(sum + 16 * i);
+    }
+    for (int i = 0; i < slots.n; ++i) {
+      const int s = slots.first + i;
+      const int a_bits = slots.layout.slots[static_cast<std::size_t>(s)].width.a_bits;
+      AddProduct<kBits, kG, kV, kFirst>(LoadSlot(slots, s),
+                                        _mm256_set1_epi32(kPolarLowMask[a_bits - 4]), table[i],
+                                        acc);
+    }
+    PHASOR_UNROLL for (int i = 0; i < kV * kG * 2; ++i) {
+      StoreBytes(sum + 16 * i, acc[i / (2 * kG)][i / 2 % kG][i % 2]);
+    }
+    AddProducts<kBits, kG, kV, kFirst + kV>(slots, table);
+  }
+}
+
+template <int kBits, int kG>
+void AddTurned(const PolarSlots& slots) {
+  ProductTables<kG> table[kPolarChunkSlots];
+  BuildProductTables<kG>(slots, table);
+  AddProducts<kBits, kG, kPolarVectors / kG>(slots, table);
+}
+
 template <int kBits>
 void AddBits(const PolarSlots& slots) {
   if (slots.layout.slots[static_cast<std::size_t>(slots.first)].width.a_bits <= 5) {
     LoadSlots<kBits, AngleTable::kTwoVectors>(slots);
+  } else if (slots.g == 1) {
+    return AddTurned<kBits, 1>(slots);
+  } else if (slots.g == 2) {
+    return AddTurned<kBits, 2>(slots);
   } else {
     LoadSlots<kBits, AngleTable::kProduct>(slots);
   }
