@@ -99,9 +99,13 @@ void KvCache::EncodeItem(const FreezeItem& item, int layer, int head,
       const std::byte* page = key ? store_->KeyPage(piece.kind, piece.block, layer, head)
                                   : store_->ValuePage(piece.kind, piece.block, layer, head);
       const RowKvCodec& codec = key ? *c.key_rows : *c.value_rows;
-      codec.DecodePage(page, piece.first_row + piece.n_rows, rows->data());
       const std::size_t size = static_cast<std::size_t>(piece.n_rows) * D;
-      std::copy_n(rows->data() + static_cast<std::size_t>(piece.first_row) * D, size, to);
+      if (piece.first_row == 0) {
+        codec.DecodePage(page, piece.n_rows, to);
+      } else {
+        codec.DecodePage(page, piece.first_row + piece.n_rows, rows->data());
+        std::copy_n(rows->data() + static_cast<std::size_t>(piece.first_row) * D, size, to);
+      }
       to += size;
     }
     if (key) {
