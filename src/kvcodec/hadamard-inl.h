@@ -1,6 +1,5 @@
-// One block of the transform, compiled once per CPU level behind simd/lanes-inl.h. No include
-// guard: see hadamard.cc. Products are by +-1 or come last, so fused or not, the result has the
-// same bits.
+// One block of the transform, compiled once per CPU level. No include guard: see hadamard.cc.
+// Products are by +-1 or come last, so fused or not, the result has the same bits.
 
 // Lane i with lane i ^ kDistance.
 template <int kDistance>

@@ -1,5 +1,5 @@
-// Vectors of nearest_level.h, compiled once per CPU level behind simd/lanes-inl.h. No include
-// guard: see nearest_level.cc.
+// Vectors of nearest_level.h, compiled once per CPU level (simd/each_level-inl.h). No include
+// guard.
 
 // x * inverse rounded to a whole number of quarters and cut to the range of the tables.
 PHASOR_INLINE VF ToQuarters(VF x, VF inverse) {

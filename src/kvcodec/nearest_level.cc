@@ -7,47 +7,8 @@
 #include "simd/cpu.h"
 #include "simd/lanes.h"
 
-namespace phasor {
-namespace plain {
-namespace {
-#define PHASOR_LANES 4
-#include "simd/lanes-inl.h"
-
-#include "kvcodec/nearest_level-inl.h"
-#include "kvcodec/nearest_row-inl.h"
-}  // namespace
-}  // namespace plain
-}  // namespace phasor
-
-#if defined(__x86_64__)
-PHASOR_BEGIN_AVX2
-namespace phasor {
-namespace avx2 {
-namespace {
-#define PHASOR_LANES 8
-#include "simd/lanes-inl.h"
-
-#include "kvcodec/nearest_level-inl.h"
-#include "kvcodec/nearest_row-inl.h"
-}  // namespace
-}  // namespace avx2
-}  // namespace phasor
-PHASOR_END_TARGET
-
-PHASOR_BEGIN_AVX512
-namespace phasor {
-namespace avx512 {
-namespace {
-#define PHASOR_LANES 16
-#include "simd/lanes-inl.h"
-
-#include "kvcodec/nearest_level-inl.h"
-#include "kvcodec/nearest_row-inl.h"
-}  // namespace
-}  // namespace avx512
-}  // namespace phasor
-PHASOR_END_TARGET
-#endif
+#define PHASOR_LEVEL_FILE "kvcodec/nearest_row-inl.h"
+#include "simd/each_level-inl.h"
 
 namespace phasor {
 

@@ -1,5 +1,7 @@
 // NearestRow, compiled once per CPU level. No include guard: see nearest_level.cc.
 
+#include "kvcodec/nearest_level-inl.h"
+
 void NearestInRow(const NearestRowArgs& a) {
   const NearestTables& t = *a.tables;
   const int table = t.TableOf(a.book);

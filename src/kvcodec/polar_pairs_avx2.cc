@@ -209,9 +209,8 @@ void AddProducts(const PolarSlots& slots, const ProductTables<kG>* table) {
     for (int i = 0; i < slots.n; ++i) {
       const int s = slots.first + i;
       const int a_bits = slots.layout.slots[static_cast<std::size_t>(s)].width.a_bits;
-      AddProduct<kBits, kG, kV, kFirst>(LoadSlot(slots, s),
-                                        _mm256_set1_epi32(kPolarLowMask[a_bits - 4]), table[i],
-                                        acc);
+      AddProduct<kBits, kG, kV, kFirst>(
+          LoadSlot(slots, s), _mm256_set1_epi32(kPolarLowMask[a_bits - 4]), table[i], acc);
     }
     PHASOR_UNROLL for (int i = 0; i < kV * kG * 2; ++i) {
       StoreBytes(sum + 16 * i, acc[i / (2 * kG)][i / 2 % kG][i % 2]);

@@ -1,5 +1,7 @@
-// Rows and strips of value_stretch.h, compiled once per CPU level behind nearest_level-inl.h. No
-// include guard: see value_stretch.cc.
+// Rows and strips of value_stretch.h, compiled once per CPU level. No include guard: see
+// value_stretch.cc.
+
+#include "kvcodec/nearest_level-inl.h"
 
 // part[i] = factor[i] * (u_i . x) for kN directions of `padded` numbers.
 template <int kN>

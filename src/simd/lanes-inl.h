@@ -1,10 +1,8 @@
 // Vectors of PHASOR_LANES floats: 16, 8 or 4, what a register of the CPU level holds. The compilers
 // split longer ones, but keep the parts in memory.
 //
-// No include guard: included once per CPU level, inside its region and namespace, behind
-//   #define PHASOR_LANES 8
-// and, before the region, simd/lanes.h (example: kvcodec/hadamard.cc). 8 stands for AVX2. Undefines
-// PHASOR_LANES.
+// No include guard: included once per CPU level by simd/each_level-inl.h, which sets PHASOR_LANES;
+// undefined here. 8 stands for AVX2.
 
 constexpr int kLanes = PHASOR_LANES;
 constexpr int kParts = 16 / kLanes;  // vectors of 16 numbers
