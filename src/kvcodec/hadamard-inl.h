@@ -6,7 +6,7 @@ template <int kDistance>
 PHASOR_INLINE VF SwapLanes(VF v) {
   VI from;
   for (int i = 0; i < kLanes; ++i) from[i] = i ^ kDistance;
-  return __builtin_shuffle(v, from);
+  return Rearrange(v, from);
 }
 template <int kDistance>
 PHASOR_INLINE VF ButterflyInside(VF v) {

@@ -10,14 +10,6 @@
 #include "kvcodec/int_kernels.h"
 #include "simd/target.h"
 
-#if defined(__clang__)
-#define PHASOR_UNROLL _Pragma("unroll")
-#else
-#define PHASOR_UNROLL _Pragma("GCC unroll 16")
-#endif
-
-#define PHASOR_INLINE inline __attribute__((always_inline))
-
 namespace phasor {
 
 // As IntKernels has it (int_values_avx2.cc).

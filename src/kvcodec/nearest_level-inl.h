@@ -14,13 +14,13 @@ PHASOR_INLINE VF ToQuarters(VF x, VF inverse) {
 // Entry e of each lane's table: table 1 where `other` is 255, 0 where it is 0.
 PHASOR_INLINE B16 LookUp(const void* tables, B16 entry, B16 other) {
   const auto* bytes = static_cast<const uint8_t*>(tables);
-  const B16 zero = __builtin_shuffle(LoadBytes(bytes), entry);
-  const B16 one = __builtin_shuffle(LoadBytes(bytes + 16), entry);
+  const B16 zero = Rearrange(LoadBytes(bytes), entry);
+  const B16 one = Rearrange(LoadBytes(bytes + 16), entry);
   return (zero & ~other) | (one & other);
 }
 // All lanes have one table.
 PHASOR_INLINE B16 LookUp(const void* table, B16 entry) {
-  return __builtin_shuffle(LoadBytes(table), entry);
+  return Rearrange(LoadBytes(table), entry);
 }
 
 // Where 16 numbers in quarters lie: the bucket, and quarters into it.

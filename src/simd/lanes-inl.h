@@ -26,6 +26,28 @@ PHASOR_INLINE float SumOfLanes(VF v) {
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+// Element i becomes element from[i]. Bytes: from 0 .. 15.
+#if defined(__clang__)
+PHASOR_INLINE VF Rearrange(VF v, VI from) {
+  VF out;
+  for (int i = 0; i < kLanes; ++i) out[i] = v[from[i]];
+  return out;
+}
+PHASOR_INLINE B16 Rearrange(B16 v, B16 from) {
+#if PHASOR_LANES > 4
+  return reinterpret_cast<B16>(
+      _mm_shuffle_epi8(reinterpret_cast<__m128i>(v), reinterpret_cast<__m128i>(from)));
+#else
+  B16 out;
+  for (int i = 0; i < 16; ++i) out[i] = v[from[i]];
+  return out;
+#endif
+}
+#else
+PHASOR_INLINE VF Rearrange(VF v, VI from) { return __builtin_shuffle(v, from); }
+PHASOR_INLINE B16 Rearrange(B16 v, B16 from) { return __builtin_shuffle(v, from); }
+#endif
+
 // Sixteen numbers of 0 .. 255 as bytes, and sixteen signed bytes as floats.
 #if PHASOR_LANES == 8
 PHASOR_INLINE B16 ToBytes(const VI (&x)[kParts]) {
