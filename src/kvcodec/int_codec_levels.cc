@@ -1,7 +1,6 @@
 // Grids of the integer codecs, and the choice of a row's scale on the searched ones.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "kvcodec/int_codec.h"
 #include "kvcodec/nearest_level.h"
@@ -36,16 +35,10 @@ namespace {
 
 struct SearchTables {
   SearchTables(const IntLevels& levels, float first, float step) : quarters(levels) {
-    const int n_codes = 1 << levels.bits;
     for (int i = 0; i < kSearchSteps; ++i) reach[i] = first + step * static_cast<float>(i);
     for (int b = 0; b < 1 << levels.book_bits; ++b) {
-      const int8_t* book = levels.level + b * n_codes;
       for (int i = -64; i < 64; ++i) {
-        int best = 0;  // between two the lower one
-        for (int c = 1; c < n_codes; ++c) {
-          if (std::abs(i - book[c]) < std::abs(i - book[best])) best = c;
-        }
-        nearest[b][i & 127] = book[best];
+        nearest[b][i & 127] = levels.level[(b << levels.bits) + quarters.NearestCode(b, 4 * i)];
       }
     }
   }
@@ -88,11 +81,7 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   for (int i = 0; i < n; ++i) top = std::max(top, std::fabs(x[i]));
   if (top < kSmallest) {
     *scale = 0;
-    if (codes != nullptr) {
-      const int8_t* book = levels.level;
-      const int8_t* zero = std::find(book, book + (1 << levels.bits), tables.nearest[0][0]);
-      std::fill(codes, codes + n, static_cast<uint8_t>(zero - book));
-    }
+    if (codes != nullptr) std::fill(codes, codes + n, tables.quarters.NearestCode(0, 0));
     return;
   }
   float inverse[kSearchSteps];

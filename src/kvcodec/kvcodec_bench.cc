@@ -156,9 +156,12 @@ void EncodeStretched(benchmark::State& state, const KvCodecInfo* info, bool rota
   params.direction_ND = directions;
   auto made = MakeKvCodec(info->id, params);
   if (!made.ok()) return state.SkipWithError("head size not supported");
+  std::vector<float> rotated(s.rows.size());
   for (auto _ : state) {
     if (rotate) {
-      (*made)->Rotate(s.rows.data(), kPageTokens);
+      rotated = s.rows;  // or they would become smaller every time
+      (*made)->Rotate(rotated.data(), kPageTokens);
+      benchmark::DoNotOptimize(rotated.data());
     } else {
       (*made)->EncodePage(s.rows.data(), kPageTokens, s.pages.data());
     }

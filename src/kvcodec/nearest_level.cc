@@ -42,6 +42,13 @@ NearestTables::NearestTables(const IntLevels& levels)
   }
 }
 
+uint8_t NearestTables::NearestCode(int book, int quarters) const {
+  const int up = quarters + kFineLevels, inside = up & ((1 << shift) - 1);
+  const int table = TableOf(book), entry = EntryOf(book) + (up >> shift);
+  return static_cast<uint8_t>(code[table][entry] + (inside >= first[table][entry] ? 1 : 0) +
+                              (inside >= second[table][entry] ? 1 : 0));
+}
+
 void NearestRow(const NearestRowArgs& args) {
 #if defined(__x86_64__)
   if (ActiveCpuLevel() == CpuLevel::kAvx512) return avx512::NearestInRow(args);

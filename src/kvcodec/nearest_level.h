@@ -21,6 +21,8 @@ struct NearestTables {
 
   int TableOf(int book) const { return book >> (book_bits - 1); }
   int EntryOf(int book) const { return book_bits == 2 ? (book & 1) * 8 : 0; }
+  // Of one number, kFineLevels quarters on either side of 0 at most.
+  uint8_t NearestCode(int book, int quarters) const;
 
   int book_bits;
   int shift;                        // log2 of the quarters in a bucket

@@ -44,6 +44,7 @@ TEST(NearestLevel, IsTheNearestOfTheBookAtEveryQuarter) {
               const int cut = std::clamp(first + i, -kFineLevels, kFineLevels - 1);
               const int code = NearestCode(*levels, book, cut);
               EXPECT_EQ(quarters[i], cut);
+              EXPECT_EQ(NearestTablesOf(*levels).NearestCode(book, cut), code);
               EXPECT_EQ(codes[i], code) << CpuLevelName(cpu) << " book " << book << " at " << cut;
               EXPECT_EQ(level[i], levels->level[(book << levels->bits) + code]);
             }

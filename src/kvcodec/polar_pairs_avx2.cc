@@ -201,20 +201,14 @@ PHASOR_INLINE void AddProduct(const Slot& slot, __m256i mask, const ProductTable
 template <int kBits, int kG, int kV, int kFirst = 0>
 void AddProducts(const PolarSlots& slots, const ProductTables<kG>* table) {
   if constexpr (kFirst < kPolarVectors) {
-    int16_t* sum = slots.scratch->sum.data() + 32 * kFirst * kG;
-    __m256i acc[kV][kG][2];
-    PHASOR_UNROLL for (int i = 0; i < kV * kG * 2; ++i) {
-      acc[i / (2 * kG)][i / 2 % kG][i % 2] = LoadBytes(sum + 16 * i);
-    }
+    Sums<kG, kV> sums(slots, kFirst, 0);
     for (int i = 0; i < slots.n; ++i) {
       const int s = slots.first + i;
       const int a_bits = slots.layout.slots[static_cast<std::size_t>(s)].width.a_bits;
       AddProduct<kBits, kG, kV, kFirst>(
-          LoadSlot(slots, s), _mm256_set1_epi32(kPolarLowMask[a_bits - 4]), table[i], acc);
+          LoadSlot(slots, s), _mm256_set1_epi32(kPolarLowMask[a_bits - 4]), table[i], sums.acc);
     }
-    PHASOR_UNROLL for (int i = 0; i < kV * kG * 2; ++i) {
-      StoreBytes(sum + 16 * i, acc[i / (2 * kG)][i / 2 % kG][i % 2]);
-    }
+    sums.Store();
     AddProducts<kBits, kG, kV, kFirst + kV>(slots, table);
   }
 }

@@ -116,31 +116,6 @@ struct HeadTables {
   }
 };
 
-// kV times 32 tokens of heads h .. h + kG - 1, the first at `sum`.
-template <int kG, int kV>
-struct Sums {
-  __m256i acc[kV][kG][2];
-  std::ptrdiff_t stride;
-  int16_t* at;
-  PHASOR_INLINE Sums(const PolarSlots& slots, int vector, int h)
-      : stride(32 * slots.g), at(slots.scratch->sum.data() + 32 * (vector * slots.g + h)) {
-    PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
-      PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
-        acc[v][i][0] = LoadBytes(at + v * stride + 32 * i);
-        acc[v][i][1] = LoadBytes(at + v * stride + 32 * i + 16);
-      }
-    }
-  }
-  PHASOR_INLINE void Store() const {
-    PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
-      PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
-        StoreBytes(at + v * stride + 32 * i, acc[v][i][0]);
-        StoreBytes(at + v * stride + 32 * i + 16, acc[v][i][1]);
-      }
-    }
-  }
-};
-
 // Heads [h, h + kG), kV times 32 tokens from `vector` on.
 template <AngleTable kTable, int kG, int kV>
 void AddStored(const PolarSlots& slots, int h, int vector) {

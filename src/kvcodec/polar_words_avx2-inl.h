@@ -236,6 +236,33 @@ PHASOR_INLINE Words Radii(const Slot& slot, __m256i top) {
           _mm256_add_epi16(_mm256_mulhi_epu16(part.second, slot.r_range), slot.r_first)};
 }
 
+// ---- sums ----
+
+// kV times 32 tokens of heads h .. h + kG - 1.
+template <int kG, int kV>
+struct Sums {
+  __m256i acc[kV][kG][2];
+  std::ptrdiff_t stride;
+  int16_t* at;
+  PHASOR_INLINE Sums(const PolarSlots& slots, int vector, int h)
+      : stride(32 * slots.g), at(slots.scratch->sum.data() + 32 * (vector * slots.g + h)) {
+    PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
+      PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
+        acc[v][i][0] = LoadBytes(at + v * stride + 32 * i);
+        acc[v][i][1] = LoadBytes(at + v * stride + 32 * i + 16);
+      }
+    }
+  }
+  PHASOR_INLINE void Store() const {
+    PHASOR_UNROLL for (int v = 0; v < kV; ++v) {
+      PHASOR_UNROLL for (int i = 0; i < kG; ++i) {
+        StoreBytes(at + v * stride + 32 * i, acc[v][i][0]);
+        StoreBytes(at + v * stride + 32 * i + 16, acc[v][i][1]);
+      }
+    }
+  }
+};
+
 }  // namespace
 }  // namespace phasor
 PHASOR_END_TARGET

@@ -11,6 +11,23 @@
 #include "simd/cpu.h"
 #include "simd/lanes.h"
 
+namespace phasor {
+namespace {
+
+// ValueStretch::WeighStrip.
+struct StripToWeigh {
+  const float *x_DT, *level_DT;  // [D][16]
+  int head_dim;
+  const float* rotated;  // [n, padded]
+  int padded;
+  const float* weigh;  // [n]
+  int n;
+  float *square, *product;  // [16]
+};
+
+}  // namespace
+}  // namespace phasor
+
 #define PHASOR_LEVEL_FILE "kvcodec/value_stretch-inl.h"
 #include "simd/each_level-inl.h"
 

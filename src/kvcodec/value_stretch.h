@@ -64,17 +64,6 @@ struct FeedbackStrip {
 };
 void FeedBackStrip(const FeedbackStrip& strip);
 
-// ValueStretch::WeighStrip.
-struct StripToWeigh {
-  const float *x_DT, *level_DT;  // [D][16]
-  int head_dim;
-  const float* rotated;  // [n, padded]
-  int padded;
-  const float* weigh;  // [n]
-  int n;
-  float *square, *product;  // [16]
-};
-
 // The `n` strongest directions of moments_DD (E[x x^T], [D, D], symmetric) and factors for them,
 // (moment / mean of the rest)^-3/8: half of what would make all alike by itself (-1/4) and of what
 // feedback would like best (-1/2). Fewer where moments are 0.
