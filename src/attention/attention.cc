@@ -52,22 +52,83 @@ struct Visible {
   int first, end;
 };
 
+// What is fetched while a batch goes through its steps: the pages of the next one, which nearly
+// always lie side by side, cut into pieces by how long the steps take.
+class FetchShares {
+ public:
+  // n: pages of the batch at hand.
+  FetchShares(std::span<const KvSegment> next, int n) : next_(next), n_(n) {
+    if (next.empty()) return;
+    const std::size_t key_lines = Lines(next[0].key_codec->PageBytes());
+    const std::size_t value_lines = Lines(next[0].value_codec->PageBytes());
+    const std::byte* at = next[0].key_page;
+    for (const KvSegment& s : next) {
+      if (s.key_codec != next[0].key_codec || s.key_page != at) return;
+      if (s.value_page != at + 64 * key_lines) return;
+      at += 64 * (key_lines + value_lines);
+    }
+    lines_ = static_cast<uint32_t>((key_lines + value_lines) * next.size());
+    const auto pages = static_cast<uint32_t>(n);
+    per_key_ = (lines_ * kKeyShare / 256 + pages - 1) / pages;
+    per_value_ = (lines_ * kValueShare / 256 + pages - 1) / pages;
+  }
+
+  Upcoming ForKeys(int page) const {
+    if (lines_ > 0) return Piece(per_key_ * static_cast<uint32_t>(page), per_key_);
+    if (page >= std::ssize(next_)) return {};
+    return {next_[page].key_page, next_[page].key_codec->PageBytes()};
+  }
+  Upcoming ForSoftmax() const {
+    const uint32_t first = per_key_ * static_cast<uint32_t>(n_), end = FirstOfValues();
+    return first < end ? Piece(first, end - first) : Upcoming{};
+  }
+  Upcoming ForValues(int page) const {
+    if (lines_ > 0) {
+      return Piece(FirstOfValues() + per_value_ * static_cast<uint32_t>(page), per_value_);
+    }
+    if (page >= std::ssize(next_)) return {};
+    return {next_[page].value_page, next_[page].value_codec->PageBytes()};
+  }
+
+ private:
+  // Of 256; softmax has the rest. As measured (docs/kernels.md).
+  static constexpr uint32_t kKeyShare = 116, kValueShare = 108;
+
+  static std::size_t Lines(std::size_t n_bytes) { return (n_bytes + 63) / 64; }
+  uint32_t FirstOfValues() const {
+    const uint32_t values = per_value_ * static_cast<uint32_t>(n_);
+    return values < lines_ ? lines_ - values : 0;
+  }
+  Upcoming Piece(uint32_t first, uint32_t n) const {
+    if (first >= lines_) return {};
+    return {next_[0].key_page + std::size_t{64} * first,
+            std::size_t{64} * std::min(n, lines_ - first)};
+  }
+
+  std::span<const KvSegment> next_;
+  int n_;
+  uint32_t lines_ = 0;  // of all pages; 0: they do not lie side by side
+  uint32_t per_key_ = 0, per_value_ = 0;
+};
+
 // Up to kBatchPages segments in one encoding. scores: [kBatchPages, g, kPageTokens]. next: the
-// segments after these, fetched meanwhile page by page.
+// segments after these, fetched meanwhile.
 void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
                     std::span<const KvSegment> next, const std::byte* prepared, int g, int D,
                     float* scores, const Partial& p) {
-  const int n = static_cast<int>(segments.size()), n_next = static_cast<int>(next.size());
+  const int n = static_cast<int>(segments.size());
   auto row = [&](int page, int head) {
     return scores + (static_cast<int64_t>(page) * g + head) * kPageTokens;
   };
+  const FetchShares shares(next, n);
   PageToScore keys[kBatchPages];
   for (int k = 0; k < n; ++k) {
-    keys[k] = {segments[k].key_page, visible[k].end, row(k, 0)};
-    if (k < n_next) keys[k].next = {next[k].key_page, next[k].key_codec->PageBytes()};
+    keys[k] = {segments[k].key_page, visible[k].end, row(k, 0), shares.ForKeys(k)};
   }
   segments[0].key_codec->ScorePages(prepared, g, {keys, segments.size()});
+  LineFetcher fetcher(shares.ForSoftmax(), 2 * g);
   for (int i = 0; i < g; ++i) {
+    fetcher.Step();
     FloatRow rows[kBatchPages];
     for (int k = 0; k < n; ++k) {
       rows[k] = {row(k, i) + visible[k].first, visible[k].end - visible[k].first};
@@ -81,12 +142,12 @@ void AttendSegments(std::span<const KvSegment> segments, const Visible* visible,
       p.sum[i] *= factor;
       p.max[i] = max;
     }
+    fetcher.Step();
     p.sum[i] += ExpSum(all, max);
   }
   PageToAccumulate values[kBatchPages];
   for (int k = 0; k < n; ++k) {
-    values[k] = {row(k, 0), segments[k].value_page, visible[k].end};
-    if (k < n_next) values[k].next = {next[k].value_page, next[k].value_codec->PageBytes()};
+    values[k] = {row(k, 0), segments[k].value_page, visible[k].end, shares.ForValues(k)};
   }
   segments[0].value_codec->AccumulatePages(g, {values, segments.size()}, p.out);
 }
@@ -164,26 +225,59 @@ struct Split {
   int item = 0, head = 0, begin = 0, end = 0;
 };
 
-// The splits of all heads, which threads take one after the other.
+// The splits of all heads. Every thread has a run of them, which it takes from the front, so that
+// it knows what comes next; who has none left takes from the back of another's.
 class SplitList {
  public:
-  SplitList(int n_heads, int n_splits, int n_segments)
-      : n_items_(n_heads * n_splits), n_splits_(n_splits), n_segments_(n_segments) {}
-  std::optional<Split> Take() { return At(next_.fetch_add(1)); }
-  // The one that is most likely next for a thread that is about to be done.
-  Split Peek() const { return At(next_.load(std::memory_order_relaxed)).value_or(Split{}); }
+  SplitList(int n_heads, int n_splits, int n_segments, int n_threads)
+      : n_splits_(n_splits), n_segments_(n_segments), runs_(n_threads) {
+    const int64_t n_items = int64_t{n_heads} * n_splits;
+    for (int64_t t = 0; t < n_threads; ++t) {
+      runs_[t].left.store(Pack(n_items * t / n_threads, n_items * (t + 1) / n_threads));
+    }
+  }
+  std::optional<Split> Take(int thread) {
+    for (int i = 0; i < n_threads(); ++i) {
+      std::atomic<uint64_t>& run = runs_[(thread + i) % n_threads()].left;
+      uint64_t left = run.load();
+      while (First(left) < End(left)) {
+        const int item = i == 0 ? First(left) : End(left) - 1;
+        const uint64_t less = i == 0 ? Pack(item + 1, End(left)) : Pack(First(left), item);
+        if (run.compare_exchange_weak(left, less)) return At(item);
+      }
+    }
+    return std::nullopt;
+  }
+  // The one that Take will most likely give the thread.
+  Split Peek(int thread) const {
+    for (int i = 0; i < n_threads(); ++i) {
+      const uint64_t left = runs_[(thread + i) % n_threads()].left.load(std::memory_order_relaxed);
+      if (First(left) < End(left)) return At(i == 0 ? First(left) : End(left) - 1);
+    }
+    return {};
+  }
 
  private:
-  std::optional<Split> At(int item) const {
-    if (item >= n_items_) return std::nullopt;
+  // Items [first, end) that nobody has taken yet, on a cache line of their own.
+  struct alignas(64) Run {
+    std::atomic<uint64_t> left;
+  };
+  static uint64_t Pack(int64_t first, int64_t end) {
+    return static_cast<uint64_t>(first) << 32 | static_cast<uint64_t>(end);
+  }
+  static int First(uint64_t left) { return static_cast<int>(left >> 32); }
+  static int End(uint64_t left) { return static_cast<int>(left & 0xffffffff); }
+
+  int n_threads() const { return static_cast<int>(runs_.size()); }
+  Split At(int item) const {
     const int split = item % n_splits_;
     return Split{item, item / n_splits_, Edge(split), Edge(split + 1)};
   }
   int Edge(int split) const {
     return static_cast<int>(static_cast<int64_t>(n_segments_) * split / n_splits_);
   }
-  const int n_items_, n_splits_, n_segments_;
-  std::atomic<int> next_{0};
+  const int n_splits_, n_segments_;
+  std::vector<Run> runs_;
 };
 
 int BatchPages(const KvSegment& s) {
@@ -192,8 +286,8 @@ int BatchPages(const KvSegment& s) {
 }
 
 // Runs a split into fresh partial results, one a group.
-void RunSplit(const DecodeJob& job, const Split& split, const SplitList& list, float* scores,
-              const Partial* partials) {
+void RunSplit(const DecodeJob& job, const Split& split, const SplitList& list, int thread,
+              float* scores, const Partial* partials) {
   const auto [item, head, begin, end] = split;
   const int g = job.shape.n_heads / job.shape.n_kv_heads, D = job.shape.head_dim;
   const KvHeadCodecs& c = job.cache.codecs(job.layer, head);
@@ -224,7 +318,7 @@ void RunSplit(const DecodeJob& job, const Split& split, const SplitList& list, f
       ++i;
       continue;
     }
-    const Split after = i + n < end ? Split{item, head, i + n, end} : list.Peek();
+    const Split after = i + n < end ? Split{item, head, i + n, end} : list.Peek(thread);
     const std::span<const KvSegment> next(job.s.segments[after.head].data() + after.begin,
                                           std::min(most, after.end - after.begin));
     const bool is_row = all[i].key_codec == c.key_rows.get();
@@ -320,7 +414,7 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
     float* max = out + static_cast<std::ptrdiff_t>(g) * D;
     return Partial{max, max + g, out};
   };
-  SplitList splits(n_kv, n_splits, n_segments);
+  SplitList splits(n_kv, n_splits, n_segments, job.pool.size());
   std::atomic<int> next_head{0}, prepared{0};
   std::vector<std::atomic<int>> n_done(n_kv);
   auto merge = [&](int head) {
@@ -340,10 +434,10 @@ void AttendOne(const DecodeJob& job, int n_uncommitted) {
     }
     while (prepared.load(std::memory_order_acquire) < n_kv) {
     }
-    while (const std::optional<Split> split = splits.Take()) {
+    while (const std::optional<Split> split = splits.Take(thread)) {
       const int head = split->head, k = split->item % n_splits;
       const Partial parts[] = {partial(head, k, 0), partial(head, k, n_groups - 1)};
-      RunSplit(job, *split, splits, scores.data(), parts);
+      RunSplit(job, *split, splits, thread, scores.data(), parts);
       // Whoever ends a head joins it: one thread for all would be slow where there are many.
       if (n_done[head].fetch_add(1, std::memory_order_acq_rel) + 1 == n_splits) merge(head);
     }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include "kvcodec/frame_kernels.h"
 #include "kvcodec/page_avx512-inl.h"
@@ -77,35 +78,40 @@ PHASOR_INLINE void AddTiles(__m512i (&acc)[kTiles][kG], __m512i (&q)[kG], const 
   }
 }
 
+// Tiles that ScoreTiles takes at a time: as many as leave the sums of g heads in registers.
+constexpr int TilesAtOnce(int g) { return g <= 3 ? 8 : g == 4 ? 4 : 2; }
+// Steps of the fetcher per quad and ScoreTiles.
+constexpr int TileSteps(int g, int first) {
+  return g <= 3 ? 3 : g == 4 ? (first == 0 ? 2 : 1) : first < 6 ? 1 : 0;
+}
+
 template <int kBits, int kFirst, int kTiles, int kG>
 PHASOR_INLINE void AddWidths(__m512i (&acc)[kTiles][kG], const FrameLayout& layout,
-                             const std::byte* code, int quad, const int8_t* q8,
-                             std::ptrdiff_t group_bytes, int least_bits, LineFetcher& fetcher) {
+                             const std::byte* code, const int32_t* query_at, const int8_t* q8,
+                             int least_bits, LineFetcher& fetcher) {
   if constexpr (kBits > 0) {
     if (kBits < least_bits) return;
-    const int end = quad + layout.quads_of_bits[kBits];
-    for (; quad < end; ++quad, code += 64 * kBits) {
-      fetcher.Step();
+    const int32_t* end = query_at + layout.quads_of_bits[kBits];
+    for (; query_at < end; ++query_at, code += 64 * kBits) {
+      fetcher.Steps<TileSteps(kG, kFirst)>();
       __m512i q[kG];
-      AddTiles<kBits, kFirst, kTiles, kG>(acc, q, code,
-                                          q8 + quad / 16 * group_bytes + 4 * FrameDword(quad));
+      AddTiles<kBits, kFirst, kTiles, kG>(acc, q, code, q8 + *query_at);
     }
-    AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, quad, q8, group_bytes, least_bits,
-                                             fetcher);
+    AddWidths<kBits - 1, kFirst, kTiles, kG>(acc, layout, code, query_at, q8, least_bits, fetcher);
   }
 }
 
 struct ScoreJob {
   const FrameLayout& layout;
   const std::byte* page;
-  const int8_t* q8;            // [n_padded / 64][g][kFrames][64]
-  std::ptrdiff_t group_bytes;  // of q8, between 64 slots and the next
-  const float* offset;         // [g][kFrames]
-  const float* unit;           // [g]: what one step of the integer sum is worth
-  bool add;                    // to the scores of an earlier pass, with steps of a sixteenth
-  int least_bits;              // narrower channels are left out
+  const int8_t* q8;         // [n_padded / 64][g][kFrames][64]
+  const int32_t* query_at;  // [n_quads]: where in q8 the first head's four queries of a quad are
+  const float* offset;      // [g][kFrames]
+  const float* unit;        // [g]: what one step of the integer sum is worth
+  bool add;                 // to the scores of an earlier pass, with steps of a sixteenth
+  int least_bits;           // narrower channels are left out
   float* score_GT;
-  LineFetcher* fetcher;  // a step per quad and group of tiles
+  LineFetcher* fetcher;  // TileSteps per quad and group of tiles
 };
 
 // Heads [head, head + kG) of tiles kFirst and on.
@@ -115,33 +121,40 @@ void ScoreTiles(const ScoreJob& job, int head) {
   PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
     PHASOR_UNROLL for (int h = 0; h < kG; ++h) acc[i][h] = _mm512_setzero_si512();
   }
-  AddWidths<kMaxFrameBits, kFirst, kTiles, kG>(acc, job.layout, job.page + job.layout.first_code, 0,
-                                               job.q8 + head * kFrames * 64, job.group_bytes,
-                                               job.least_bits, *job.fetcher);
+  LineFetcher fetcher = *job.fetcher;  // or it would be kept in memory
+  AddWidths<kMaxFrameBits, kFirst, kTiles, kG>(acc, job.layout, job.page + job.layout.first_code,
+                                               job.query_at, job.q8 + head * kFrames * 64,
+                                               job.least_bits, fetcher);
+  *job.fetcher = fetcher;
+  // Read once: the compiler takes stores of scores for changes of what job points to.
+  float* const score = job.score_GT + head * kPageTokens + kFirst * kFrameTile;
+  const float* const unit = job.unit + head;
+  const float* const offset = job.offset + head * kFrames;
+  if (job.add) {
+    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+      PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
+        float* at = score + h * kPageTokens + i * kFrameTile;
+        _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), Set(unit[h] * 0.0625f),
+                                             _mm512_loadu_ps(at)));
+      }
+    }
+    return;
+  }
   PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-    const __m512 unit = Set(job.add ? job.unit[head + h] * 0.0625f : job.unit[head + h]);
     PHASOR_UNROLL for (int i = 0; i < kTiles; ++i) {
-      float* score = job.score_GT + (head + h) * kPageTokens + (kFirst + i) * kFrameTile;
-      const __m512 offset = job.add ? _mm512_loadu_ps(score)
-                                    : Set(job.offset[(head + h) * kFrames + FrameOf(kFirst + i)]);
-      _mm512_storeu_ps(score, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), unit, offset));
+      _mm512_storeu_ps(score + h * kPageTokens + i * kFrameTile,
+                       _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), Set(unit[h]),
+                                       Set(offset[h * kFrames + FrameOf(kFirst + i)])));
     }
   }
 }
 
-// As many tiles at a time as leave the sums in registers.
-template <int kG>
+template <int kG, int kFirst = 0>
 void ScoreHeads(const ScoreJob& job, int head) {
-  if constexpr (kG <= 3) {
-    ScoreTiles<0, 8, kG>(job, head);
-  } else if constexpr (kG == 4) {
-    ScoreTiles<0, 4, kG>(job, head);
-    ScoreTiles<4, 4, kG>(job, head);
-  } else {
-    ScoreTiles<0, 2, kG>(job, head);
-    ScoreTiles<2, 2, kG>(job, head);
-    ScoreTiles<4, 2, kG>(job, head);
-    ScoreTiles<6, 2, kG>(job, head);
+  if constexpr (kFirst < kFrameTiles) {
+    constexpr int kTiles = TilesAtOnce(kG);
+    ScoreTiles<kFirst, kTiles, kG>(job, head);
+    ScoreHeads<kG, kFirst + kTiles>(job, head);
   }
 }
 
@@ -171,13 +184,15 @@ PHASOR_INLINE float FindUnits(const FrameLayout& layout, const float* largest, i
                               PageQuery* out) {
   __m512 most[8], power[8];
   PHASOR_UNROLL for (int h = 0; h < 8; ++h) most[h] = power[h] = _mm512_setzero_ps();
-  for (int s = 0; s < layout.n_padded; s += 16) {
-    const __m512 scale = _mm512_load_ps(out->scale.data() + s);
-    PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
-      const float* at = largest + FrameQueryRow(s, g, head + h, 0) / kFrames + s % 64;
-      const __m512 product = _mm512_mul_ps(_mm512_loadu_ps(at), scale);
-      most[h] = _mm512_max_ps(most[h], product);
-      power[h] = _mm512_fmadd_ps(product, product, power[h]);
+  for (int group = 0; group < layout.n_padded; group += 64) {
+    const float* at = largest + static_cast<std::ptrdiff_t>(group) * g + 64 * head;
+    for (int s = 0; s < 64; s += 16) {
+      const __m512 scale = _mm512_load_ps(out->scale.data() + group + s);
+      PHASOR_UNROLL for (int h = 0; h < kG; ++h) {
+        const __m512 product = _mm512_mul_ps(_mm512_loadu_ps(at + 64 * h + s), scale);
+        most[h] = _mm512_max_ps(most[h], product);
+        power[h] = _mm512_fmadd_ps(product, product, power[h]);
+      }
     }
   }
   const __m256 bound = MaxRows(most);
@@ -274,9 +289,27 @@ void FoldSomeHeads(const FrameLayout& layout, const FrameQuery& query, int g, in
   _mm256_storeu_ps(out->offset.data() + head * kFrames, SumRows(partial));
 }
 
+// Steps of the fetcher beside ScoreTiles: LoadScales, per 16 slots, and FoldSomeHeads, of one head
+// and 64 slots.
+constexpr int kLoadSteps = 3;
+int FoldSteps(int g) { return (18 + g - 1) / g; }
+
+// All steps of a page.
+int ScoreSteps(const FrameLayout& layout, int g) {
+  int n = layout.n_padded / 16 * kLoadSteps + layout.n_padded / 64 * g * FoldSteps(g);
+  for (int left = g; left > 0;) {  // as ScorePass divides the heads
+    const int heads = left > 8 ? 4 : left;
+    for (int tile = 0; tile < kFrameTiles; tile += TilesAtOnce(heads)) {
+      n += layout.n_quads * TileSteps(heads, tile);
+    }
+    left -= heads;
+  }
+  return n;
+}
+
 // Scales and middles of a page, the units of the heads, and which channels need a second pass.
 void LoadScales(const FrameLayout& layout, const FrameQuery& query, int g, const std::byte* page,
-                PageQuery* out) {
+                PageQuery* out, LineFetcher& fetcher) {
   const int n = layout.n_padded, n_slots = 4 * layout.n_quads;
   for (int s = 0; s < n; s += 16) {
     const int left = std::clamp(n_slots - s, 0, 16);
@@ -286,6 +319,7 @@ void LoadScales(const FrameLayout& layout, const FrameQuery& query, int g, const
     _mm512_store_ps(out->scale.data() + s, step);
     _mm512_store_ps(out->middle.data() + s,
                     _mm512_fmadd_ps(step, _mm512_loadu_ps(layout.middle_S.data() + s), low));
+    fetcher.Steps(kLoadSteps);
   }
   float limit = INFINITY;
   for (int head = 0; head < g; head += 4) {
@@ -312,15 +346,12 @@ void LoadScales(const FrameLayout& layout, const FrameQuery& query, int g, const
   out->fine_bits = bits;
 }
 
-// Folding kFoldHeads heads takes as long as this many steps of ScorePass.
-constexpr int kFoldSteps = 4;
-
 void FoldHeads(const FrameLayout& layout, const FrameQuery& query, int g, PageQuery* out,
                LineFetcher& fetcher) {
   if (out->fine_bits == 0) {
     for (int h = 0; h < g; h += kFoldHeads) {
       FoldSomeHeads<false>(layout, query, g, h, nullptr, out);
-      for (int i = 0; i < kFoldSteps; ++i) fetcher.Step();
+      fetcher.Steps(layout.n_padded / 64 * std::min(g - h, kFoldHeads) * FoldSteps(g));
     }
     return;
   }
@@ -354,18 +385,12 @@ void ScorePass(const ScoreJob& job, int g) {
   }
 }
 
-void ScoreProducts(const FrameLayout& layout, const PageQuery& query, int g,
-                   const PageToScore& page, LineFetcher& fetcher) {
-  ScoreJob job = {layout,
-                  page.page,
-                  query.q8.data(),
-                  static_cast<std::ptrdiff_t>(g) * kFrames * 64,
-                  query.offset.data(),
-                  query.unit.data(),
+void ScoreProducts(const FrameLayout& layout, const PageQuery& query, const int32_t* query_at,
+                   int g, const PageToScore& page, LineFetcher& fetcher) {
+  ScoreJob job = {layout,           page.page,           query.q8.data(),
+                  query_at,         query.offset.data(), query.unit.data(),
                   /*add=*/false,
-                  /*least_bits=*/1,
-                  page.score_GT,
-                  &fetcher};
+                  /*least_bits=*/1, page.score_GT,       &fetcher};
   ScorePass(job, g);
   if (query.fine_bits == 0) return;
   job.q8 = query.q8_fine.data();
@@ -374,27 +399,40 @@ void ScoreProducts(const FrameLayout& layout, const PageQuery& query, int g,
   ScorePass(job, g);
 }
 
+// ScoreJob::query_at; made once for pages of one shape.
+const int32_t* QueriesOfQuads(int n_quads, int g) {
+  static thread_local std::vector<int32_t> query_at;
+  static thread_local int made_for = 0;
+  if (static_cast<int>(query_at.size()) == n_quads && made_for == g) return query_at.data();
+  query_at.resize(static_cast<std::size_t>(n_quads));
+  for (int q = 0; q < n_quads; ++q) {
+    query_at[static_cast<std::size_t>(q)] = q / 16 * g * kFrames * 64 + 4 * FrameDword(q);
+  }
+  made_for = g;
+  return query_at.data();
+}
+
 // Each step for a few pages together: the units of one are a chain of latencies.
 void ScoreAvx512(const FrameLayout& layout, const FrameQuery& query, int g,
                  std::span<const PageToScore> pages) {
   constexpr std::size_t kTogether = 4;
   static thread_local PageQuery scratch[kTogether];
   for (PageQuery& s : scratch) s.Resize(layout, g);
-  // ScorePass: quads times the groups of tiles of ScoreHeads.
-  const int n_steps = layout.n_quads * (g <= 3   ? 1
-                                        : g == 4 ? 2
-                                                 : 4) +
-                      (g + kFoldHeads - 1) / kFoldHeads * kFoldSteps;
+  const int32_t* query_at = QueriesOfQuads(layout.n_quads, g);
+  const int n_steps = ScoreSteps(layout, g);
   for (; !pages.empty(); pages = pages.subspan(std::min(pages.size(), kTogether))) {
     const std::size_t n = std::min(pages.size(), kTogether);
-    for (std::size_t i = 0; i < n; ++i) LoadScales(layout, query, g, pages[i].page, &scratch[i]);
     LineFetcher fetcher[kTogether];
     for (std::size_t i = 0; i < n; ++i) {
       fetcher[i] = LineFetcher(pages[i].next, n_steps);
+      LoadScales(layout, query, g, pages[i].page, &scratch[i], fetcher[i]);
+    }
+    for (std::size_t i = 0; i < n; ++i) {
       FoldHeads(layout, query, g, &scratch[i], fetcher[i]);
     }
     for (std::size_t i = 0; i < n; ++i) {
-      ScoreProducts(layout, scratch[i], g, pages[i], fetcher[i]);
+      ScoreProducts(layout, scratch[i], query_at, g, pages[i], fetcher[i]);
+      fetcher[i].Finish();
     }
   }
 }

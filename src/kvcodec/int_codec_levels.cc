@@ -1,6 +1,7 @@
 // Grids of the integer codecs, and the choice of a row's scale on the searched ones.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "kvcodec/int_codec.h"
 #include "kvcodec/nearest_level.h"
@@ -77,34 +78,38 @@ void Quantize(const IntLevels& levels, const SearchTables& tables, const float* 
   // Below this, f16 cannot tell the scale from zero.
   constexpr float kSmallest = kMaxLevel * 0x1p-25f;
   const int n_books = 1 << levels.book_bits;
-  float top = 0;
-  for (int i = 0; i < n; ++i) top = std::max(top, std::fabs(x[i]));
+  const float top = LargestOfRow(x, n);
   if (top < kSmallest) {
     *scale = 0;
     if (codes != nullptr) std::fill(codes, codes + n, tables.quarters.NearestCode(0, 0));
     return;
   }
   float inverse[kSearchSteps];
-  int32_t error[kSearchSteps][2 * kMaxBooks];
+  int32_t error[kSearchSteps][2 * kMaxBooks] = {};
   for (int i = 0; i < kSearchSteps; ++i) inverse[i] = kMaxLevel / (top * tables.reach[i]);
   GetIntKernels(ActiveCpuLevel())
       .search({x, n, n_books, tables.nearest, &tables.quarters, inverse, error});
-  float best = 3e38f, d = 0;
-  int book = 0;
-  for (int v = 0; v < 2 * n_books; ++v) {
-    for (int i = 0; i < kSearchSteps; ++i) {
-      const float e = static_cast<float>(error[i][v]) * (tables.reach[i] * tables.reach[i]);
-      if (e >= best) continue;
-      best = e;
-      book = v / 2;
-      d = top * tables.reach[i] / ((v & 1) != 0 ? -kMaxLevel : kMaxLevel);
+  // The best step of every book and sign first, side by side; no branches.
+  float least[2 * kMaxBooks];
+  int step[2 * kMaxBooks] = {};
+  std::fill(std::begin(least), std::end(least), 3e38f);
+  for (int i = 0; i < kSearchSteps; ++i) {
+    const float weight = tables.reach[i] * tables.reach[i];
+    for (int v = 0; v < 2 * kMaxBooks; ++v) {
+      const float e = static_cast<float>(error[i][v]) * weight;
+      step[v] = e < least[v] ? i : step[v];
+      least[v] = e < least[v] ? e : least[v];
     }
   }
-  // The step that fits these codes best. The sums are whole numbers below 2^24.
+  int best = 0;
+  for (int v = 1; v < 2 * n_books; ++v) best = least[v] < least[best] ? v : best;
+  const int book = best / 2;
+  float d = top * tables.reach[step[best]] / (best % 2 == 1 ? -kMaxLevel : kMaxLevel);
+  // The step that fits these codes best.
   alignas(64) float quarters[kMaxHeadDim], level[kMaxHeadDim];
-  NearestRow({&tables.quarters, book, x, n, d, quarters, level, nullptr});
-  const float product = Dot(quarters, level, n), square = Dot(level, level, n);
-  if (product > 0 && square > 0) d *= product / (4 * square);
+  const NearestRowSums sums =
+      NearestRow({&tables.quarters, book, x, n, d, quarters, level, nullptr});
+  if (sums.product > 0 && sums.square > 0) d *= sums.product / (4 * sums.square);
   *scale = ScalePattern(std::fabs(d), book, levels.book_bits);
   if (d < 0) *scale |= 0x8000;
   if (codes == nullptr) return;

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "simd/avx512.h"
 #include "simd/avx512_rows-inl.h"
 #include "simd/dot_bytes_avx512.h"
@@ -287,11 +288,25 @@ PHASOR_INLINE void QuantizeWeights(const float* weight, int n_tokens, const floa
   }
 }
 
+// Blocks of 16 channels that AccumulateLanes takes at a time: accumulators, levels and constants
+// stay in 32 registers.
+template <int BITS>
+constexpr int LanesAtOnce(int g) {
+  return BITS == 8 || g > 4 ? 2 : 4;
+}
+// Steps of the fetcher per row of tiles and AccumulateLanes.
+template <int BITS>
+constexpr int TileSteps(int g) {
+  return BITS == 3 ? 4 : BITS == 8 ? 2 : g > 4 ? 1 : 2;
+}
+
 // G outputs from `head`, whose weights start at `slot`; NB blocks of 16 channels.
 template <int BITS, int G, int NB>
-void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head, int slot,
-                     int lane, LineFetcher& fetcher) {
+__attribute__((noinline)) void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w,
+                                               int head, int slot, int lane,
+                                               LineFetcher* page_fetcher) {
   using T = Tile<BITS>;
+  LineFetcher fetcher = *page_fetcher;  // or it would be kept in memory
   constexpr int kPlanes = BITS == 8 ? 2 : 1;
   const IntPageShape& shape = *a.shape;
   const std::size_t row_bytes = static_cast<std::size_t>(shape.n_lanes / 16) * T::kBytes;
@@ -306,7 +321,7 @@ void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head
   }
   int t = 0;
   for (int row = 0; row < n_rows; ++row, codes += row_bytes) {
-    fetcher.Step();
+    fetcher.Steps<TileSteps<BITS>(G)>();
     T tile[NB];
     PHASOR_UNROLL for (int n = 0; n < NB; ++n) tile[n].Load(codes + n * T::kBytes);
     PHASOR_UNROLL for (int s = 0; s < T::kSteps; ++s, t += 4) {
@@ -325,27 +340,30 @@ void AccumulateLanes(const IntAccumulateArgs& a, const BlockWeights& w, int head
       }
     }
   }
-  PHASOR_UNROLL for (int i = 0; i < G; ++i) {
-    const __m512 step = _mm512_set1_ps(w.step[slot + i]);
-    PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
-      const int channel = 16 * (lane + n);
-      float* out = a.out_GD + (head + i) * shape.head_dim + channel;
-      const __mmask16 m = TailMask(shape.head_dim - channel);
+  *page_fetcher = fetcher;
+  // Read once: the compiler takes stores of outputs for changes of what the arguments point to.
+  const int head_dim = shape.head_dim;
+  float* const out = a.out_GD + static_cast<std::ptrdiff_t>(head) * head_dim + 16 * lane;
+  const float* const steps = w.step + slot;
+  PHASOR_UNROLL for (int n = 0; n < NB; ++n) {
+    const __mmask16 m = TailMask(head_dim - 16 * (lane + n));
+    PHASOR_UNROLL for (int i = 0; i < G; ++i) {
+      float* at = out + static_cast<std::ptrdiff_t>(i) * head_dim + 16 * n;
       __m512i sum = acc[i][n][0];
       if constexpr (kPlanes == 2) {
         sum = _mm512_add_epi32(sum, _mm512_slli_epi32(acc[i][n][1], 8));
       }
-      _mm512_mask_storeu_ps(
-          out, m, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), step, _mm512_maskz_loadu_ps(m, out)));
+      _mm512_mask_storeu_ps(at, m,
+                            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(steps[i]),
+                                            _mm512_maskz_loadu_ps(m, at)));
     }
   }
 }
 
 template <int BITS, int G>
 void AccumulateHeads(const IntAccumulateArgs& a, const BlockWeights& w, int head, int slot,
-                     int lane, int end, LineFetcher& fetcher) {
-  // Accumulators, levels and constants stay in 32 registers.
-  constexpr int kBlocks = BITS == 8 || G > 4 ? 2 : 4;
+                     int lane, int end, LineFetcher* fetcher) {
+  constexpr int kBlocks = LanesAtOnce<BITS>(G);
   for (; lane + kBlocks <= end; lane += kBlocks) {
     AccumulateLanes<BITS, G, kBlocks>(a, w, head, slot, lane, fetcher);
   }
@@ -359,7 +377,7 @@ void AccumulateHeads(const IntAccumulateArgs& a, const BlockWeights& w, int head
 // Lane blocks [lane, end) of the n <= kMaxHeads heads from `first`.
 template <int BITS>
 void AccumulateChunk(const IntAccumulateArgs& a, const BlockWeights& w, int first, int n, int lane,
-                     int end, LineFetcher& fetcher) {
+                     int end, LineFetcher* fetcher) {
   int i = 0;
   if constexpr (BITS != 8) {
     if (n == 8) AccumulateHeads<BITS, 8>(a, w, first, 0, lane, end, fetcher);
@@ -374,13 +392,21 @@ void AccumulateChunk(const IntAccumulateArgs& a, const BlockWeights& w, int firs
   if (n - i == 1) AccumulateHeads<BITS, 1>(a, w, first + i, i, lane, end, fetcher);
 }
 
-// Rows of tiles that AccumulateLanes goes through in all.
+// Steps of the fetcher beside AccumulateLanes: their number for a page and for one head.
+constexpr int kWeightSteps = 28;
+int HeadSteps(int g) { return (kWeightSteps / 2 + g - 1) / g; }
+
 template <int BITS>
 int AccumulateSteps(const IntPageShape& shape, int g) {
   constexpr int kRows = kPageTokens / (4 * Tile<BITS>::kSteps);
-  constexpr int kHeadsAtOnce = BITS == 8 ? 4 : kMaxHeads;
-  const int lanes = BITS == 8 || g > 4 ? shape.n_lanes / 32 : shape.n_lanes / 64;
-  return kRows * ((g + kHeadsAtOnce - 1) / kHeadsAtOnce) * std::max(1, lanes);
+  int n_tiles = 0;  // as AccumulateChunk divides the heads
+  for (int left = g; left > 0;) {
+    const int heads = std::min(left, BITS == 8 ? 4 : kMaxHeads);
+    n_tiles +=
+        kRows * std::max(1, shape.n_lanes / 16 / LanesAtOnce<BITS>(heads)) * TileSteps<BITS>(heads);
+    left -= heads;
+  }
+  return n_tiles + shape.n_blocks * 2 * g * HeadSteps(g);
 }
 
 template <int BITS>
@@ -401,7 +427,9 @@ void AccumulateBits(const IntAccumulateArgs& a) {
       const bool any = full ? FindSteps<BITS>(weight_GT, n, kPageTokens, &w)
                             : FindSteps<BITS>(weight_GT, n, a.n_tokens, &w);
       if (!any) continue;
+      fetcher.Steps(n * HeadSteps(a.g));
       for (int i = 0; i < n; ++i) {
+        fetcher.Steps(HeadSteps(a.g));
         const float* weight = weight_GT + i * kPageTokens;
         const float* threshold = Thresholds(scale, first + i);
         if (full) {
@@ -410,9 +438,10 @@ void AccumulateBits(const IntAccumulateArgs& a) {
           QuantizeWeights<BITS>(weight, a.n_tokens, threshold, &w, i);
         }
       }
-      AccumulateChunk<BITS>(a, w, first, n, lane, end, fetcher);
+      AccumulateChunk<BITS>(a, w, first, n, lane, end, &fetcher);
     }
   }
+  fetcher.Finish();
 }
 
 void Accumulate(const IntAccumulateArgs& a) {
@@ -539,40 +568,59 @@ PHASOR_INLINE void StoreSums(const __m512i* v, int32_t* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), sum);
 }
 
-void Search(const IntSearchArgs& a) {
+// kVariants: books and signs. Sums of 8 / kVariants steps go across lanes together.
+template <int kVariants>
+void SearchVariants(const IntSearchArgs& a) {
+  constexpr int kTogether = 2 * kMaxBooks / kVariants;
   const int n_padded = (64 - a.n % 64) % 64;  // zeros, each counted with its nearest level
-  for (int step = 0; step < kSearchSteps; ++step) {
-    const __m512 inverse = _mm512_set1_ps(a.inverse[step]);
-    __m512i sum[2 * kMaxBooks];
-    PHASOR_UNROLL for (int v = 0; v < 2 * kMaxBooks; ++v) sum[v] = _mm512_setzero_si512();
+  for (int step = 0; step < kSearchSteps; step += kTogether) {
+    __m512i sum[kTogether][kVariants];
+    PHASOR_UNROLL for (int k = 0; k < kTogether; ++k) {
+      PHASOR_UNROLL for (int v = 0; v < kVariants; ++v) sum[k][v] = _mm512_setzero_si512();
+    }
     for (int first = 0; first < a.n; first += 64) {
-      __m512i x[4];
+      __m512 y[4];
       PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
         const int at = first + 16 * i;
-        const __m512 y = _mm512_maskz_loadu_ps(TailMask(a.n - at), a.x + (at < a.n ? at : 0));
-        x[i] = _mm512_cvtps_epi32(_mm512_mul_ps(y, inverse));
+        y[i] = _mm512_maskz_loadu_ps(TailMask(a.n - at), a.x + (at < a.n ? at : 0));
       }
-      // The order of the bytes does not matter.
-      const __m512i plus =
-          _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
-      const __m512i minus = _mm512_sub_epi8(_mm512_setzero_si512(), plus);
-      PHASOR_UNROLL for (int v = 0; v < 2 * kMaxBooks; ++v) {
-        if (v >= 2 * a.n_books) break;
-        const int8_t* nearest = a.nearest[v / 2];
-        const __m512i y = v % 2 == 0 ? plus : minus;
-        const __m512i place =
-            _mm512_max_epi8(_mm512_min_epi8(y, _mm512_set1_epi8(63)), _mm512_set1_epi8(-64));
-        const __m512i level = _mm512_permutex2var_epi8(_mm512_loadu_si512(nearest), place,
-                                                       _mm512_loadu_si512(nearest + 64));
-        const __m512i e = _mm512_abs_epi8(_mm512_sub_epi8(y, level));
-        sum[v] = _mm512_dpbusd_epi32(sum[v], e, e);
+      PHASOR_UNROLL for (int k = 0; k < kTogether; ++k) {
+        const __m512 inverse = _mm512_set1_ps(a.inverse[step + k]);
+        __m512i x[4];
+        PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
+          x[i] = _mm512_cvtps_epi32(_mm512_mul_ps(y[i], inverse));
+        }
+        // The order of the bytes does not matter.
+        const __m512i plus =
+            _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+        const __m512i minus = _mm512_sub_epi8(_mm512_setzero_si512(), plus);
+        PHASOR_UNROLL for (int v = 0; v < kVariants; ++v) {
+          const int8_t* nearest = a.nearest[v / 2];
+          const __m512i signed_x = v % 2 == 0 ? plus : minus;
+          const __m512i place = _mm512_max_epi8(_mm512_min_epi8(signed_x, _mm512_set1_epi8(63)),
+                                                _mm512_set1_epi8(-64));
+          const __m512i level = _mm512_permutex2var_epi8(_mm512_loadu_si512(nearest), place,
+                                                         _mm512_loadu_si512(nearest + 64));
+          const __m512i e = _mm512_abs_epi8(_mm512_sub_epi8(signed_x, level));
+          sum[k][v] = _mm512_dpbusd_epi32(sum[k][v], e, e);
+        }
       }
     }
-    StoreSums(sum, a.error[step]);
-    for (int v = 0; v < 2 * a.n_books; ++v) {
-      a.error[step][v] -= n_padded * a.nearest[v / 2][0] * a.nearest[v / 2][0];
+    int32_t sums[kTogether][kVariants];
+    StoreSums(&sum[0][0], &sums[0][0]);
+    for (int k = 0; k < kTogether; ++k) {
+      for (int v = 0; v < kVariants; ++v) {
+        const int zero = a.nearest[v / 2][0];
+        a.error[step + k][v] = sums[k][v] - n_padded * zero * zero;
+      }
     }
   }
+}
+
+void Search(const IntSearchArgs& a) {
+  if (a.n_books == 2) return SearchVariants<4>(a);
+  PHASOR_CHECK(a.n_books == 4);
+  SearchVariants<8>(a);
 }
 
 constexpr IntKernels kSet = {Score, Accumulate, Decode, Search};

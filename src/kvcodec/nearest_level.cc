@@ -49,12 +49,20 @@ uint8_t NearestTables::NearestCode(int book, int quarters) const {
                               (inside >= second[table][entry] ? 1 : 0));
 }
 
-void NearestRow(const NearestRowArgs& args) {
+NearestRowSums NearestRow(const NearestRowArgs& args) {
 #if defined(__x86_64__)
   if (ActiveCpuLevel() == CpuLevel::kAvx512) return avx512::NearestInRow(args);
   if (ActiveCpuLevel() == CpuLevel::kAvx2) return avx2::NearestInRow(args);
 #endif
-  plain::NearestInRow(args);
+  return plain::NearestInRow(args);
+}
+
+float LargestOfRow(const float* x, int n) {
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() == CpuLevel::kAvx512) return avx512::LargestInRow(x, n);
+  if (ActiveCpuLevel() == CpuLevel::kAvx2) return avx2::LargestInRow(x, n);
+#endif
+  return plain::LargestInRow(x, n);
 }
 
 }  // namespace phasor

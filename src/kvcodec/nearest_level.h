@@ -46,6 +46,13 @@ struct NearestRowArgs {
   float* level;
   uint8_t* codes;
 };
-void NearestRow(const NearestRowArgs& args);
+// Sums over the row: quarters times levels, levels squared. Whole numbers, exact below 2^24.
+struct NearestRowSums {
+  float product, square;
+};
+NearestRowSums NearestRow(const NearestRowArgs& args);
+
+// The largest |x| of n numbers, zero padded to a multiple of 16.
+float LargestOfRow(const float* x, int n);
 
 }  // namespace phasor

@@ -13,7 +13,34 @@ PHASOR_INLINE void Project(const float* x, int padded, const float* u, const flo
     const VF v = Load(x + d);
     PHASOR_UNROLL for (int i = 0; i < kN; ++i) sum[i] += v * Load(u + i * padded + d);
   }
-  PHASOR_UNROLL for (int i = 0; i < kN; ++i) part[i] = factor[i] * SumOfLanes(sum[i]);
+  if constexpr (kN == 4) {
+    *reinterpret_cast<V4*>(part) = *reinterpret_cast<const V4*>(factor) * SumsOfLanes(sum);
+  } else {
+    PHASOR_UNROLL for (int i = 0; i < kN; ++i) part[i] = factor[i] * SumOfLanes(sum[i]);
+  }
+}
+
+// out = x + sum_i part[i] u_i of kVectors vectors, even and odd i apart: a sum waits for its last
+// term.
+template <int kVectors>
+PHASOR_INLINE void AddParts(const float* x, const float* part, const float* u, int padded, int n,
+                            float* out) {
+  VF even[kVectors], odd[kVectors];
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+    even[v] = Load(x + v * kLanes);
+    odd[v] = VF{};
+  }
+  int k = 0;
+  for (; k + 2 <= n; k += 2, u += 2 * padded) {
+    PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+      even[v] += part[k] * Load(u + v * kLanes);
+      odd[v] += part[k + 1] * Load(u + padded + v * kLanes);
+    }
+  }
+  if (k < n) {
+    PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) even[v] += part[k] * Load(u + v * kLanes);
+  }
+  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) Store(even[v] + odd[v], out + v * kLanes);
 }
 
 // out[padded] = x + sum_i factor[i] (u_i . x) u_i. Both padded to a multiple of 16, with zeros; out
@@ -26,17 +53,12 @@ void StretchRow(const float* x, int padded, const float* directions, const float
     Project<4>(x, padded, directions + i * padded, factor + i, part + i);
   }
   for (; i < n; ++i) Project<1>(x, padded, directions + i * padded, factor + i, part + i);
-  for (int d = 0; d < padded; d += 2 * kLanes) {
-    // Half a vector more, or none: 16 numbers are two vectors or one, or four.
-    const bool two = d + kLanes < padded;
-    VF a = Load(x + d), b = two ? Load(x + d + kLanes) : VF{};
-    const float* u = directions + d;
-    for (int k = 0; k < n; ++k, u += padded) {
-      a += part[k] * Load(u);
-      if (two) b += part[k] * Load(u + kLanes);
-    }
-    Store(a, out + d);
-    if (two) Store(b, out + d + kLanes);
+  int d = 0;
+  for (; d + 4 * kLanes <= padded; d += 4 * kLanes) {
+    AddParts<4>(x + d, part, directions + d, padded, n, out + d);
+  }
+  for (; d < padded; d += kLanes) {
+    AddParts<1>(x + d, part, directions + d, padded, n, out + d);
   }
 }
 

@@ -15,15 +15,36 @@ PHASOR_INLINE VF Load(const float* x) { return *reinterpret_cast<const VF*>(x); 
 PHASOR_INLINE void Store(VF v, float* x) { *reinterpret_cast<VF*>(x) = v; }
 PHASOR_INLINE B16 LoadBytes(const void* x) { return *static_cast<const B16*>(x); }
 
+typedef float V4 __attribute__((vector_size(16), aligned(4), may_alias));
+
+// Sums of lanes i, i + 4, i + 8 ...
+PHASOR_INLINE V4 SumOfQuarters(VF v) {
+#if PHASOR_LANES == 16
+  return ((__builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7)) +
+          __builtin_shufflevector(v, v, 8, 9, 10, 11)) +
+         __builtin_shufflevector(v, v, 12, 13, 14, 15);
+#elif PHASOR_LANES == 8
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+  return reinterpret_cast<V4>(v);
+#endif
+}
 PHASOR_INLINE float SumOfLanes(VF v) {
-  alignas(64) float x[kLanes];
-  Store(v, x);
-  float sum[4];
-  for (int i = 0; i < 4; ++i) {
-    sum[i] = x[i];
-    for (int j = 4; j < kLanes; j += 4) sum[i] += x[i + j];
-  }
+  const V4 sum = SumOfQuarters(v);
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+// The sums of four vectors: half the steps of four times one.
+PHASOR_INLINE V4 SumsOfLanes(const VF (&v)[4]) {
+  V4 low[2], high[2];
+  PHASOR_UNROLL for (int i = 0; i < 2; ++i) {
+    const V4 a = SumOfQuarters(v[2 * i]), b = SumOfQuarters(v[2 * i + 1]);
+    low[i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    high[i] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  }
+  return (__builtin_shufflevector(low[0], low[1], 0, 1, 4, 5) +
+          __builtin_shufflevector(low[0], low[1], 2, 3, 6, 7)) +
+         (__builtin_shufflevector(high[0], high[1], 0, 1, 4, 5) +
+          __builtin_shufflevector(high[0], high[1], 2, 3, 6, 7));
 }
 
 // Element i becomes element from[i]. Bytes: from 0 .. 15.
