@@ -52,7 +52,8 @@ void PrintJson(const AttentionTimes& times, const std::string& cpu_name, bool in
                             {"cached_ns", r.cached_ns},
                             {"stream_ns", r.stream_ns},
                             {"stream_gb_s", r.stream_gb_s},
-                            {"share_of_read", r.stream_gb_s / times.read_gb_s},
+                            {"read_gb_s", r.read_gb_s},
+                            {"share_of_read", r.share_of_read},
                             {"product_ns", ProductNs(times, r)},
                             {"cached_speed_over_f16", r.cached_speed},
                             {"speed_over_f16", r.stream_speed}});
@@ -78,6 +79,7 @@ void PrintAttentionTimes(const AttentionTimes& times, const std::string& cpu_nam
                {"loop", Align::kRight},
                {"products", Align::kRight},
                {"GB/s", Align::kRight},
+               {"read GB/s", Align::kRight},
                {"of read", Align::kRight},
                {"L2 speed over f16:f16", Align::kRight},
                {"speed over f16:f16", Align::kRight}});
@@ -87,17 +89,18 @@ void PrintAttentionTimes(const AttentionTimes& times, const std::string& cpu_nam
                   fmt::format("{:.2f}", r.softmax_ns), fmt::format("{:.2f}", r.accumulate_ns),
                   fmt::format("{:.2f}", r.cached_ns), fmt::format("{:.2f}", r.stream_ns),
                   times.products_per_ns > 0 ? fmt::format("{:.2f}", ProductNs(times, r)) : "",
-                  fmt::format("{:.1f}", r.stream_gb_s),
-                  fmt::format("{:.0f} %", 100 * r.stream_gb_s / times.read_gb_s),
+                  fmt::format("{:.1f}", r.stream_gb_s), fmt::format("{:.1f}", r.read_gb_s),
+                  fmt::format("{:.0f} %", 100 * r.share_of_read),
                   fmt::format("{:.2f}", r.cached_speed), fmt::format("{:.2f}", r.stream_speed)});
   }
   fmt::print("{}", table.Render(*ParseTableFormat(format)));
   if (format == "csv") return;
   fmt::print(
-      "\n{}, {}, {} threads, memory reads {:.1f} GB/s, load {:.1f} before. Nanoseconds of one "
-      "thread per cached token "
+      "\n{}, {}, {} threads, memory reads {:.1f} GB/s at best, load {:.1f} before. Nanoseconds of "
+      "one thread per cached token "
       "and KV head, minimum of rounds;\nscore, softmax, values and loop in L2: one thread, codes "
-      "in the cache; loop: all threads, codes streamed.\n",
+      "in the cache; loop: all threads, codes streamed.\nread: plain reads of all threads right "
+      "before and after, median of rounds; of read: what a round's median call reads, over them.\n",
       cpu_name, CpuLevelName(ActiveCpuLevel()), times.n_threads, times.read_gb_s, times.load);
   if (times.products_per_ns > 0) {
     fmt::print("products: one byte product per query head and code of K and V at {:.0f} per ns.\n",

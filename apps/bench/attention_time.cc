@@ -193,15 +193,24 @@ struct Subject {
   std::unique_ptr<KvCache> stream, cached;
 };
 
-// Minimum times of one subject with one number of query heads.
+double Median(std::vector<double> x) {
+  const auto middle = x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2);
+  std::nth_element(x.begin(), middle, x.end());
+  return *middle;
+}
+
+// Minimum times of one subject with one number of query heads, and per round what it read from
+// memory (its median call) and what plain reads beside it gave, 10^9 bytes per second.
 struct Best {
   double score = INFINITY, softmax = INFINITY, accumulate = INFINITY;
   double cached = INFINITY, stream = INFINITY;
+  std::vector<double> stream_ns, read_gb_s;
 };
 
 class Meter {
  public:
-  Meter(int head_dim, int group, ThreadPool& pool) : D_(head_dim), g_(group), pool_(pool) {
+  Meter(int head_dim, int group, ThreadPool& pool, MemoryReader& reader)
+      : D_(head_dim), g_(group), pool_(pool), reader_(reader) {
     Rng rng(2);
     q_.resize(static_cast<std::size_t>(kStreamHeads) * g_ * D_);
     for (float& x : q_) x = static_cast<float>(rng.Normal());
@@ -212,9 +221,14 @@ class Meter {
   void Round(const Subject& s, Best* best) {
     RunSteps(*s.cached, best);
     best->cached = std::min(best->cached, Loop(*s.cached, 0, one_, kCachedPasses));
+    const double before = reader_.Read();
+    std::vector<double> calls;
     for (int layer = 0; layer < kStreamLayers; ++layer) {
-      best->stream = std::min(best->stream, Loop(*s.stream, layer, pool_, 1));
+      calls.push_back(Loop(*s.stream, layer, pool_, 1));
+      best->stream = std::min(best->stream, calls.back());
     }
+    best->read_gb_s.push_back((before + reader_.Read()) / 2);
+    best->stream_ns.push_back(Median(calls));
   }
 
  private:
@@ -289,6 +303,7 @@ class Meter {
 
   const int D_, g_;
   ThreadPool& pool_;
+  MemoryReader& reader_;
   ThreadPool one_{1};
   AttentionScratch scratch_;
   std::vector<float> q_;  // [KV heads, g, D]
@@ -296,19 +311,6 @@ class Meter {
   AlignedBuffer<std::byte> prepared_;
   volatile float sum_ = 0;
 };
-
-Result<double> ReadBandwidth(const AttentionTimeOptions& o, int n_threads) {
-  MemoryOptions memory;
-  memory.n_threads = n_threads;
-  memory.buffer_mib = o.bandwidth_buffer_mib;
-  if (o.bandwidth_buffer_mib > 0) memory.n_passes = 4 * o.n_rounds;
-  PHASOR_ASSIGN_OR_RETURN(MemoryResult found, MeasureMemory(memory));
-  double best = 0;
-  for (const MemoryRow& row : found.rows) {
-    if (row.what == "read" && row.n_threads == n_threads) best = std::max(best, row.best_gb_s);
-  }
-  return best;
-}
 
 double PeakProducts() {
 #if defined(__x86_64__)
@@ -325,9 +327,9 @@ double PeakProducts() {
 // All pairs at one head size.
 class HeadSize {
  public:
-  HeadSize(const AttentionTimeOptions& o, int head_dim, ThreadPool& pool, ProgressBar* bar,
-           int64_t* done)
-      : o_(o), D_(head_dim), pool_(pool), bar_(bar), done_(done) {}
+  HeadSize(const AttentionTimeOptions& o, int head_dim, ThreadPool& pool, MemoryReader& reader,
+           ProgressBar* bar, int64_t* done)
+      : o_(o), D_(head_dim), pool_(pool), reader_(reader), bar_(bar), done_(done) {}
 
   Status Run(const std::vector<KvTypes>& types, AttentionTimes* out) {
     const Rows rows(D_);
@@ -355,7 +357,7 @@ class HeadSize {
 
  private:
   Status RunGroup(int g, AttentionTimes* out) {
-    Meter meter(D_, g, pool_);
+    Meter meter(D_, g, pool_, reader_);
     std::vector<Best> best(subjects_.size());
     for (int round = 0; round < o_.n_rounds; ++round) {
       for (std::size_t i = 0; i < subjects_.size(); ++i) {
@@ -369,9 +371,15 @@ class HeadSize {
       const Best& b = best[i];
       const double bytes =
           static_cast<double>(c.key->PageBytes() + c.value->PageBytes()) / kPageTokens;
+      const double all_bytes = bytes * pool_.size();
+      std::vector<double> shares;
+      for (std::size_t r = 0; r < b.stream_ns.size(); ++r) {
+        shares.push_back(all_bytes / b.stream_ns[r] / b.read_gb_s[r]);
+        out->read_gb_s = std::max(out->read_gb_s, b.read_gb_s[r]);
+      }
       out->rows.push_back({subjects_[i].types, D_, g, bytes, b.score, b.softmax, b.accumulate,
-                           b.cached, b.stream, bytes * pool_.size() / b.stream,
-                           best[0].cached / b.cached, best[0].stream / b.stream});
+                           b.cached, b.stream, all_bytes / b.stream, Median(b.read_gb_s),
+                           Median(shares), best[0].cached / b.cached, best[0].stream / b.stream});
     }
     return Status::Ok();
   }
@@ -379,6 +387,7 @@ class HeadSize {
   const AttentionTimeOptions& o_;
   const int D_;
   ThreadPool& pool_;
+  MemoryReader& reader_;
   ProgressBar* bar_;
   int64_t* done_;
   std::vector<Subject> subjects_;  // f16:f16 first, which exists at every head size
@@ -397,7 +406,7 @@ Result<AttentionTimes> Measure(const AttentionTimeOptions& o) {
   out.n_threads = pool.size();
   out.mixed_polar = o.mixed_polar;
   if (getloadavg(&out.load, 1) != 1) out.load = -1;
-  PHASOR_ASSIGN_OR_RETURN(out.read_gb_s, ReadBandwidth(o, pool.size()));
+  PHASOR_ASSIGN_OR_RETURN(auto reader, MemoryReader::Make(o.bandwidth_buffer_mib, pool));
   out.products_per_ns = PeakProducts();
   {
     const auto n_steps =
@@ -406,12 +415,10 @@ Result<AttentionTimes> Measure(const AttentionTimeOptions& o) {
     ProgressBar bar("attention", n_steps, "steps");
     int64_t done = 0;
     for (int head_dim : o.head_dims) {
-      HeadSize size(o, head_dim, pool, &bar, &done);
+      HeadSize size(o, head_dim, pool, *reader, &bar, &done);
       PHASOR_RETURN_IF_ERROR(size.Run(types, &out));
     }
   }
-  PHASOR_ASSIGN_OR_RETURN(const double after, ReadBandwidth(o, pool.size()));
-  out.read_gb_s = std::max(out.read_gb_s, after);
   out.products_per_ns = std::max(out.products_per_ns, PeakProducts());
   return out;
 }

@@ -37,14 +37,17 @@ struct AttentionTime {
   double cached_ns;                            // the whole loop there
   double stream_ns;                            // the whole loop from memory, all threads
   double stream_gb_s;                          // 10^9 bytes of pages per second, all threads
-  double cached_speed, stream_speed;           // f16:f16 over this, same head size and group
+  // Of plain reads right before and after, a round each: medians of what those gave, and of the
+  // round's (not its fastest) pages per second over it.
+  double read_gb_s, share_of_read;
+  double cached_speed, stream_speed;  // f16:f16 over this, same head size and group
 };
 
 struct AttentionTimes {
   int n_threads = 0;
   bool mixed_polar = false;    // as AttentionTimeOptions
   double load = -1;            // of the machine when the run began, one minute; -1: unknown
-  double read_gb_s = 0;        // the best MeasureMemory saw before and after, all threads
+  double read_gb_s = 0;        // the best of all plain reads, all threads
   double products_per_ns = 0;  // byte products of one thread at vpdpbusd's peak; 0: no such level
   std::vector<AttentionTime> rows;
   std::vector<std::string> unsupported;  // "K:V at head size N: reason", left out of the rows

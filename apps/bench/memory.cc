@@ -25,7 +25,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMib = int64_t{1} << 20;
 constexpr int64_t kHugePageBytes = 2 * kMib;
-constexpr int64_t kPieceBytes = 2 * kMib;  // what a thread takes at a time
+constexpr int64_t kPieceBytes = 2 * kMib;            // what a thread takes at a time
+constexpr std::size_t kPrefetchBytes[] = {0, 2048};  // how far ahead reads ask for lines
 
 // Zeroed memory, touched by the pool's threads so that every page exists before anything is timed.
 class Buffer {
@@ -123,7 +124,7 @@ Status MeasureReads(Meter& meter, int64_t size, bool huge, std::byte* data, Thre
   const CpuLevel level = ActiveCpuLevel();
   std::vector<MemoryRow> found;
   std::atomic<uint64_t> sink{0};  // the sums are used, so no read can be left out
-  for (std::size_t prefetch : {0, 2048}) {
+  for (std::size_t prefetch : kPrefetchBytes) {
     PHASOR_RETURN_IF_ERROR(meter.Measure(
         {"read", huge, pool.size(), 0, 0}, size, pool,
         [&](int64_t begin, int64_t end) {
@@ -136,9 +137,9 @@ Status MeasureReads(Meter& meter, int64_t size, bool huge, std::byte* data, Thre
   return Status::Ok();
 }
 
-int64_t BufferBytes(const MemoryOptions& options) {
-  const int64_t wanted = options.buffer_mib > 0
-                             ? options.buffer_mib * kMib
+int64_t BufferBytes(int64_t buffer_mib) {
+  const int64_t wanted = buffer_mib > 0
+                             ? buffer_mib * kMib
                              : std::clamp(8 * LastCacheBytes(), 1024 * kMib, 4096 * kMib);
   return (wanted + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
 }
@@ -146,7 +147,7 @@ int64_t BufferBytes(const MemoryOptions& options) {
 Result<MemoryResult> Measure(const MemoryOptions& options) {
   MemoryResult result;
   result.last_cache_bytes = LastCacheBytes();
-  const int64_t size = result.buffer_bytes = BufferBytes(options);
+  const int64_t size = result.buffer_bytes = BufferBytes(options.buffer_mib);
   ThreadPool all(options.n_threads > 0 ? options.n_threads : DefaultThreadCount()), one(1);
   // Two kinds of pages, one thread and all, reads twice over (with and without prefetch), and the
   // copy.
@@ -177,7 +178,47 @@ Result<MemoryResult> Measure(const MemoryOptions& options) {
   return result;
 }
 
+class PieceReader : public MemoryReader {
+ public:
+  PieceReader(std::unique_ptr<Buffer> buffer, int64_t size, ThreadPool& pool)
+      : buffer_(std::move(buffer)), n_pieces_(size / kPieceBytes), pool_(pool) {}
+
+  double Read() override {
+    double best = 0;
+    for (std::size_t prefetch : kPrefetchBytes) {
+      const int64_t n = std::min(kDosePieces, n_pieces_);
+      const auto start = Clock::now();
+      pool_.ParallelFor(n, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const std::byte* piece = buffer_->data() + (next_ + i) % n_pieces_ * kPieceBytes;
+          sink_ ^= ReadMemory(level_, piece, kPieceBytes, prefetch);
+        }
+      });
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      best = std::max(best, static_cast<double>(n * kPieceBytes) / seconds / 1e9);
+      next_ += n;
+    }
+    return best;
+  }
+
+ private:
+  static constexpr int64_t kDosePieces = 64;
+  const std::unique_ptr<Buffer> buffer_;
+  const int64_t n_pieces_;
+  ThreadPool& pool_;
+  const CpuLevel level_ = ActiveCpuLevel();
+  int64_t next_ = 0;
+  std::atomic<uint64_t> sink_{0};  // the sums are used, so no read can be left out
+};
+
 }  // namespace
+
+Result<std::unique_ptr<MemoryReader>> MemoryReader::Make(int64_t buffer_mib, ThreadPool& pool) {
+  const int64_t size = BufferBytes(buffer_mib);
+  PHASOR_ASSIGN_OR_RETURN(auto buffer, Buffer::Map(size, /*huge=*/true, pool));
+  return std::unique_ptr<MemoryReader>(
+      std::make_unique<PieceReader>(std::move(buffer), size, pool));
+}
 
 Result<MemoryResult> MeasureMemory(const MemoryOptions& options) {
   try {

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "phasor/status.h"
 
 namespace phasor::bench {
@@ -32,5 +34,18 @@ struct MemoryResult {
 
 // kResourceExhausted when the buffers cannot be had, kCancelled after Ctrl-C.
 Result<MemoryResult> MeasureMemory(const MemoryOptions& options);
+
+// The same plain reads in small doses, to be taken right beside what they are compared with: on a
+// shared machine, memory gives twice as much in one second as in another.
+class MemoryReader {
+ public:
+  // buffer_mib: as MemoryOptions has it, on huge pages where the system gives them. pool: reads,
+  // and must outlive this. kResourceExhausted when the buffer cannot be had.
+  static Result<std::unique_ptr<MemoryReader>> Make(int64_t buffer_mib, ThreadPool& pool);
+  virtual ~MemoryReader() = default;
+  // 10^9 bytes per second over the next part of the buffer, with or without prefetch instructions,
+  // whichever is faster.
+  virtual double Read() = 0;
+};
 
 }  // namespace phasor::bench

@@ -110,6 +110,8 @@ class IntCodec : public KvCodec {
   const IntKernels& Kernels() const { return GetIntKernels(ActiveCpuLevel()); }
 
   void EncodeStretched(const float* x_TD, int n_tokens, std::byte* page) const;
+  struct Strip;
+  void FindScales(const float* x_TD, int n, uint16_t* scales, Strip* strip) const;
   void FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const;
 
   const IntFormat format_;
@@ -191,57 +193,94 @@ void TransposeStrip(const float* x_TD, int padded, float* x_DT) {
   }
 }
 
-// n rows of a strip: codes that make up for each other, [D][kStrip], and scales to go with them.
-void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const {
-  static_assert(kStrip == kStripTokens);
+// A strip on its way to codes.
+struct IntCodec::Strip {
+  float *finite_TD, *x_DT, *residual_DT, *level_DT;  // [kStrip, padded], [padded][kStrip]
+  alignas(64) float step[kStrip] = {};
+  uint8_t book[kStrip] = {};
+};
+
+// Scales of n rows, as they are best for rows that are rounded one by one, and rows to columns.
+void IntCodec::FindScales(const float* x_TD, int n, uint16_t* scales, Strip* strip) const {
   const int D = shape_.head_dim, padded = shape_.n_lanes;
   const IntLevels& levels = *format_.levels;
-  const std::size_t size = static_cast<std::size_t>(padded) * kStrip;
-  static thread_local AlignedBuffer<float> floats;
-  floats.Resize(4 * size);
-  float *finite_TD = floats.data(), *x_DT = finite_TD + size, *residual_DT = x_DT + size,
-        *level_DT = residual_DT + size;
-  std::fill_n(finite_TD, size, 0.0f);
-  alignas(64) float step[kStrip] = {}, square[kStrip], product[kStrip];
-  uint8_t book[kStrip] = {};
+  std::fill_n(strip->finite_TD, static_cast<std::size_t>(padded) * kStrip, 0.0f);
   for (int t = 0; t < n; ++t) {
     const float* x = x_TD + static_cast<std::ptrdiff_t>(t) * D;
-    float* finite = finite_TD + static_cast<std::ptrdiff_t>(t) * padded;
+    float* finite = strip->finite_TD + static_cast<std::ptrdiff_t>(t) * padded;
     for (int d = 0; d < D; ++d) finite[d] = MakeFinite(x[d]);
     format_.quantize(finite, D, &scales[t], nullptr);
-    step[t] = F16ToF32(scales[t]);
-    book[t] = static_cast<uint8_t>(scales[t] & ((1 << levels.book_bits) - 1));
+    strip->step[t] = F16ToF32(scales[t]);
+    strip->book[t] = static_cast<uint8_t>(scales[t] & ((1 << levels.book_bits) - 1));
   }
-  TransposeStrip(finite_TD, padded, x_DT);
-  FeedBackStrip({x_DT, D, stretch_->feedback().data(), step, &NearestTablesOf(levels), book,
-                 residual_DT, level_DT, codes_DT});
-  stretch_->WeighStrip(x_DT, level_DT, square, product);
-  for (int t = 0; t < n; ++t) {
-    if (step[t] != 0) scales[t] = LengthenScale(levels, square[t], product[t], scales[t]);
+  TransposeStrip(strip->finite_TD, padded, strip->x_DT);
+}
+
+// n rows of a few strips: codes that make up for each other, [strip][D][kStrip], and scales to go
+// with them.
+void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const {
+  static_assert(kStrip == kStripTokens);
+  const std::size_t size = static_cast<std::size_t>(shape_.n_lanes) * kStrip;
+  static thread_local AlignedBuffer<float> floats;
+  floats.Resize(kMostStrips * 4 * size);
+  const IntLevels& levels = *format_.levels;
+  Strip strips[kMostStrips];
+  FeedbackStrip jobs[kMostStrips];
+  int n_strips = 0;
+  for (int first = 0; first < n; first += kStrip, ++n_strips) {
+    Strip& s = strips[n_strips];
+    s.finite_TD = floats.data() + static_cast<std::size_t>(n_strips) * 4 * size;
+    s.x_DT = s.finite_TD + size;
+    s.residual_DT = s.x_DT + size;
+    s.level_DT = s.residual_DT + size;
+    FindScales(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim,
+               std::min(kStrip, n - first), scales + first, &s);
+    jobs[n_strips] = {s.x_DT,
+                      shape_.head_dim,
+                      stretch_->feedback().data(),
+                      s.step,
+                      &NearestTablesOf(levels),
+                      s.book,
+                      s.residual_DT,
+                      s.level_DT,
+                      codes_DT + static_cast<std::size_t>(n_strips) * size};
+  }
+  FeedBackStrips({jobs, static_cast<std::size_t>(n_strips)});
+  for (int i = 0; i < n_strips; ++i) {
+    alignas(64) float square[kStrip], product[kStrip];
+    stretch_->WeighStrip(strips[i].x_DT, strips[i].level_DT, square, product);
+    for (int t = 0; t < std::min(kStrip, n - i * kStrip); ++t) {
+      uint16_t* scale = &scales[i * kStrip + t];
+      if (strips[i].step[t] != 0) *scale = LengthenScale(levels, square[t], product[t], *scale);
+    }
   }
 }
 
 void IntCodec::EncodeStretched(const float* x_TD, int n_tokens, std::byte* page) const {
   auto* scales = reinterpret_cast<uint16_t*>(page);
   const int group = shape_.group, n_lane_blocks = shape_.n_lanes / 16;
-  alignas(64) uint8_t codes_DT[kMaxHeadDim * kStrip];
+  const std::size_t strip_codes = static_cast<std::size_t>(shape_.n_lanes) * kStrip;
+  alignas(64) uint8_t codes[kMostStrips * kMaxHeadDim * kStrip];
   uint32_t word[kMaxTileSteps][16];
-  for (int first = 0; first < n_tokens; first += kStrip) {
-    FeedBack(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim,
-             std::min(kStrip, n_tokens - first), scales + first, codes_DT);
-    // Codes beyond the head are 0.
-    std::fill(codes_DT + shape_.head_dim * kStrip, codes_DT + shape_.n_lanes * kStrip, uint8_t{0});
-    for (int t = 0; t < kStrip; t += group) {
-      for (int lane = 0; lane < n_lane_blocks; ++lane) {
-        for (int s = 0; s < group / 4; ++s) {
-          for (int l = 0; l < 16; ++l) {
-            std::memcpy(&word[s][l], codes_DT + (16 * lane + l) * kStrip + t + 4 * s,
-                        sizeof(uint32_t));
+  for (int first = 0; first < n_tokens; first += kMostStrips * kStrip) {
+    const int n = std::min(kMostStrips * kStrip, n_tokens - first);
+    FeedBack(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim, n, scales + first, codes);
+    for (int strip = 0; strip * kStrip < n; ++strip) {
+      uint8_t* codes_DT = codes + static_cast<std::size_t>(strip) * strip_codes;
+      // Codes beyond the head are 0.
+      std::fill(codes_DT + shape_.head_dim * kStrip, codes_DT + strip_codes, uint8_t{0});
+      for (int t = 0; t < kStrip; t += group) {
+        for (int lane = 0; lane < n_lane_blocks; ++lane) {
+          for (int s = 0; s < group / 4; ++s) {
+            for (int l = 0; l < 16; ++l) {
+              std::memcpy(&word[s][l], codes_DT + (16 * lane + l) * kStrip + t + 4 * s,
+                          sizeof(uint32_t));
+            }
           }
+          const int row = (first + strip * kStrip + t) / group;
+          const std::size_t index = static_cast<std::size_t>(row) * n_lane_blocks + lane;
+          PackTile(shape_.bits, word, page + shape_.codes_at + index * shape_.tile_bytes);
         }
-        const std::size_t index =
-            static_cast<std::size_t>((first + t) / group) * n_lane_blocks + lane;
-        PackTile(shape_.bits, word, page + shape_.codes_at + index * shape_.tile_bytes);
       }
     }
   }

@@ -3,63 +3,111 @@
 
 #include "kvcodec/nearest_level-inl.h"
 
-// part[i] = factor[i] * (u_i . x) for kN directions of `padded` numbers.
-template <int kN>
-PHASOR_INLINE void Project(const float* x, int padded, const float* u, const float* factor,
-                           float* part) {
-  VF sum[kN];
-  PHASOR_UNROLL for (int i = 0; i < kN; ++i) sum[i] = VF{};
-  for (int d = 0; d < padded; d += kLanes) {
-    const VF v = Load(x + d);
-    PHASOR_UNROLL for (int i = 0; i < kN; ++i) sum[i] += v * Load(u + i * padded + d);
+// part[r][i] = factor[i] * (u_i . x_r) for kN directions of `padded` numbers and kRows rows.
+template <int kN, int kRows>
+PHASOR_INLINE void Project(const float* const (&x)[kRows], int padded, const float* u,
+                           const float* factor, float* const (&part)[kRows]) {
+  VF sum[kRows][kN];
+  PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
+    PHASOR_UNROLL for (int i = 0; i < kN; ++i) sum[r][i] = VF{};
   }
-  if constexpr (kN == 4) {
-    *reinterpret_cast<V4*>(part) = *reinterpret_cast<const V4*>(factor) * SumsOfLanes(sum);
-  } else {
-    PHASOR_UNROLL for (int i = 0; i < kN; ++i) part[i] = factor[i] * SumOfLanes(sum[i]);
+  for (int d = 0; d < padded; d += kLanes) {
+    PHASOR_UNROLL for (int i = 0; i < kN; ++i) {
+      const VF along = Load(u + i * padded + d);
+      PHASOR_UNROLL for (int r = 0; r < kRows; ++r) sum[r][i] += Load(x[r] + d) * along;
+    }
+  }
+  PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
+    if constexpr (kN == 4) {
+      *reinterpret_cast<V4*>(part[r]) = *reinterpret_cast<const V4*>(factor) * SumsOfLanes(sum[r]);
+    } else {
+      PHASOR_UNROLL for (int i = 0; i < kN; ++i) part[r][i] = factor[i] * SumOfLanes(sum[r][i]);
+    }
   }
 }
 
-// out = x + sum_i part[i] u_i of kVectors vectors, even and odd i apart: a sum waits for its last
-// term.
-template <int kVectors>
-PHASOR_INLINE void AddParts(const float* x, const float* part, const float* u, int padded, int n,
-                            float* out) {
-  VF even[kVectors], odd[kVectors];
-  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
-    even[v] = Load(x + v * kLanes);
-    odd[v] = VF{};
+// x_r + sum_i part[r][i] u_i of kVectors vectors, in place; even and odd i apart, since a sum waits
+// for its last term.
+template <int kVectors, int kRows>
+PHASOR_INLINE void AddParts(float* const (&x)[kRows], const float* const (&part)[kRows],
+                            const float* u, int padded, int n) {
+  VF even[kRows][kVectors], odd[kRows][kVectors];
+  PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
+    PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+      even[r][v] = Load(x[r] + v * kLanes);
+      odd[r][v] = VF{};
+    }
   }
   int k = 0;
   for (; k + 2 <= n; k += 2, u += 2 * padded) {
     PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
-      even[v] += part[k] * Load(u + v * kLanes);
-      odd[v] += part[k + 1] * Load(u + padded + v * kLanes);
+      const VF first = Load(u + v * kLanes), second = Load(u + padded + v * kLanes);
+      PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
+        even[r][v] += part[r][k] * first;
+        odd[r][v] += part[r][k + 1] * second;
+      }
     }
   }
   if (k < n) {
-    PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) even[v] += part[k] * Load(u + v * kLanes);
+    PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+      PHASOR_UNROLL for (int r = 0; r < kRows; ++r) even[r][v] += part[r][k] * Load(u + v * kLanes);
+    }
   }
-  PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) Store(even[v] + odd[v], out + v * kLanes);
+  PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
+    PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
+      Store(even[r][v] + odd[r][v], x[r] + v * kLanes);
+    }
+  }
 }
 
-// out[padded] = x + sum_i factor[i] (u_i . x) u_i. Both padded to a multiple of 16, with zeros; out
-// may be x.
-void StretchRow(const float* x, int padded, const float* directions, const float* factor, int n,
-                float* out) {
-  float part[kMaxHeadDim];
+// x_r += sum_i factor[i] (u_i . x_r) u_i for kRows rows, `stride` apart; all padded to a multiple
+// of 16, with zeros.
+template <int kRows>
+PHASOR_INLINE void StretchSome(float* x, long stride, int padded, const float* directions,
+                               const float* factor, int n) {
+  float parts[kRows][kMaxHeadDim];
+  float *row[kRows], *part[kRows];
+  const float *from[kRows], *known[kRows];
+  PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
+    from[r] = row[r] = x + r * stride;
+    known[r] = parts[r];
+  }
+  auto parts_at = [&](int i) {
+    PHASOR_UNROLL for (int r = 0; r < kRows; ++r) part[r] = parts[r] + i;
+  };
   int i = 0;
   for (; i + 4 <= n; i += 4) {
-    Project<4>(x, padded, directions + i * padded, factor + i, part + i);
+    parts_at(i);
+    Project<4, kRows>(from, padded, directions + i * padded, factor + i, part);
   }
-  for (; i < n; ++i) Project<1>(x, padded, directions + i * padded, factor + i, part + i);
+  for (; i < n; ++i) {
+    parts_at(i);
+    Project<1, kRows>(from, padded, directions + i * padded, factor + i, part);
+  }
+  // As many vectors as registers hold the sums of.
+  constexpr int kVectors = kLanes == 16 ? 4 : 2;
+  auto advance = [&](int numbers) {
+    PHASOR_UNROLL for (int r = 0; r < kRows; ++r) row[r] += numbers;
+  };
   int d = 0;
-  for (; d + 4 * kLanes <= padded; d += 4 * kLanes) {
-    AddParts<4>(x + d, part, directions + d, padded, n, out + d);
+  for (; d + kVectors * kLanes <= padded; d += kVectors * kLanes) {
+    AddParts<kVectors, kRows>(row, known, directions + d, padded, n);
+    advance(kVectors * kLanes);
   }
   for (; d < padded; d += kLanes) {
-    AddParts<1>(x + d, part, directions + d, padded, n, out + d);
+    AddParts<1, kRows>(row, known, directions + d, padded, n);
+    advance(kLanes);
   }
+}
+
+// n_rows rows, two at a time.
+void Stretch(float* x, int n_rows, long stride, int padded, const float* directions,
+             const float* factor, int n) {
+  int r = 0;
+  for (; r + 2 <= n_rows; r += 2) {
+    StretchSome<2>(x + r * stride, stride, padded, directions, factor, n);
+  }
+  if (r < n_rows) StretchSome<1>(x + r * stride, stride, padded, directions, factor, n);
 }
 
 // Lanes of 16 tokens from x on.
@@ -87,37 +135,57 @@ PHASOR_INLINE void FeedbackTarget(const float* x, const float* weight, const flo
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) target[p] += odd[p];
 }
 
-void FeedBack(const FeedbackStrip& s) {
-  const NearestTables& t = *s.tables;
-  alignas(64) float inverse[16];
-  alignas(16) uint8_t low_array[16], other_array[16], live_array[16];
+// What FeedBack needs of the 16 lanes of a strip.
+struct StripLanes {
+  alignas(64) float inverse[16];  // quarters of a level per unit
+  B16 low, other, live;
+};
+
+PHASOR_INLINE StripLanes LanesOf(const FeedbackStrip& s) {
+  StripLanes lanes;
+  alignas(16) uint8_t low[16], other[16], live[16];
   for (int i = 0; i < 16; ++i) {
-    inverse[i] = s.step[i] == 0.0f ? 0.0f : 4.0f / s.step[i];
-    low_array[i] = static_cast<uint8_t>(t.EntryOf(s.book[i]));
-    other_array[i] = t.TableOf(s.book[i]) == 0 ? 0 : 255;
-    live_array[i] = s.step[i] == 0.0f ? 0 : 255;
+    lanes.inverse[i] = s.step[i] == 0.0f ? 0.0f : 4.0f / s.step[i];
+    low[i] = static_cast<uint8_t>(s.tables->EntryOf(s.book[i]));
+    other[i] = s.tables->TableOf(s.book[i]) == 0 ? 0 : 255;
+    live[i] = s.step[i] == 0.0f ? 0 : 255;
   }
-  const B16 low = LoadBytes(low_array), other = LoadBytes(other_array),
-            live = LoadBytes(live_array);
-  for (int c = 0; c < s.head_dim; ++c) {
-    VF target[kParts], quarters[kParts], level[kParts], residual[kParts];
-    FeedbackTarget(s.x_DT + 16L * c, s.feedback_DD + static_cast<long>(c) * s.head_dim,
-                   s.residual_DT, c, target);
-    PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
-      quarters[p] = ToQuarters(target[p], Load(inverse + p * kLanes));
-    }
-    const Place place = PlaceOf(quarters, t.shift);
-    const B16 entry = place.bucket | low;
-    const B16 code = CountReached(LookUp(t.code, entry, other), place.inside,
-                                  LookUp(t.first, entry, other), LookUp(t.second, entry, other));
-    *reinterpret_cast<B16*>(s.codes_DT + 16L * c) = code & live;
-    ToFloats(LookUp(t.level, code | low, other), level);
-    PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
-      const VF step = Load(s.step + p * kLanes);
-      residual[p] = step == 0.0f ? VF{} : step * level[p] - target[p];
-    }
-    StoreLanes(level, s.level_DT + 16L * c);
-    StoreLanes(residual, s.residual_DT + 16L * c);
+  lanes.low = LoadBytes(low);
+  lanes.other = LoadBytes(other);
+  lanes.live = LoadBytes(live);
+  return lanes;
+}
+
+PHASOR_INLINE void RoundChannel(const FeedbackStrip& s, const StripLanes& lanes, int c) {
+  const NearestTables& t = *s.tables;
+  VF target[kParts], quarters[kParts], level[kParts], residual[kParts];
+  FeedbackTarget(s.x_DT + 16L * c, s.feedback_DD + static_cast<long>(c) * s.head_dim, s.residual_DT,
+                 c, target);
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+    quarters[p] = ToQuarters(target[p], Load(lanes.inverse + p * kLanes));
+  }
+  const Place place = PlaceOf(quarters, t.shift);
+  const B16 entry = place.bucket | lanes.low;
+  const B16 code =
+      CountReached(LookUp(t.code, entry, lanes.other), place.inside,
+                   LookUp(t.first, entry, lanes.other), LookUp(t.second, entry, lanes.other));
+  *reinterpret_cast<B16*>(s.codes_DT + 16L * c) = code & lanes.live;
+  ToFloats(LookUp(t.level, code | lanes.low, lanes.other), level);
+  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+    const VF step = Load(s.step + p * kLanes);
+    residual[p] = step == 0.0f ? VF{} : step * level[p] - target[p];
+  }
+  StoreLanes(level, s.level_DT + 16L * c);
+  StoreLanes(residual, s.residual_DT + 16L * c);
+}
+
+// Strips of one head, channel by channel: a channel waits for the one in front of it, but not for
+// the other strip's.
+void FeedBack(const FeedbackStrip* strips, int n) {
+  StripLanes lanes[kMostStrips];
+  for (int i = 0; i < n; ++i) lanes[i] = LanesOf(strips[i]);
+  for (int c = 0; c < strips[0].head_dim; ++c) {
+    for (int i = 0; i < n; ++i) RoundChannel(strips[i], lanes[i], c);
   }
 }
 

@@ -41,7 +41,7 @@ constexpr double kLeastOwn = 0.1;
 int Padded(int head_dim) { return (head_dim + 15) / 16 * 16; }
 
 struct Functions {
-  decltype(&plain::StretchRow) stretch;
+  decltype(&plain::Stretch) stretch;
   decltype(&plain::FeedBack) feed_back;
   decltype(&plain::WeighStrip) weigh;
 };
@@ -49,26 +49,22 @@ struct Functions {
 Functions ChooseFunctions() {
 #if defined(__x86_64__)
   if (ActiveCpuLevel() == CpuLevel::kAvx512)
-    return {avx512::StretchRow, avx512::FeedBack, avx512::WeighStrip};
-  if (ActiveCpuLevel() == CpuLevel::kAvx2)
-    return {avx2::StretchRow, avx2::FeedBack, avx2::WeighStrip};
+    return {avx512::Stretch, avx512::FeedBack, avx512::WeighStrip};
+  if (ActiveCpuLevel() == CpuLevel::kAvx2) return {avx2::Stretch, avx2::FeedBack, avx2::WeighStrip};
 #endif
-  return {plain::StretchRow, plain::FeedBack, plain::WeighStrip};
+  return {plain::Stretch, plain::FeedBack, plain::WeighStrip};
 }
 
 void StretchRows(float* x_ND, int n, int D, const float* directions, const float* factor,
                  int n_directions) {
   const Functions functions = ChooseFunctions();
   const int padded = Padded(D);
+  if (padded == D) return functions.stretch(x_ND, n, D, D, directions, factor, n_directions);
   alignas(64) float row[kMaxHeadDim] = {};
   for (int i = 0; i < n; ++i) {
     float* x = x_ND + static_cast<std::ptrdiff_t>(i) * D;
-    if (padded == D) {
-      functions.stretch(x, D, directions, factor, n_directions, x);
-      continue;
-    }
     std::copy_n(x, D, row);
-    functions.stretch(row, padded, directions, factor, n_directions, row);
+    functions.stretch(row, 1, padded, padded, directions, factor, n_directions);
     std::copy_n(row, D, x);
   }
 }
@@ -188,7 +184,11 @@ void ValueStretch::WeighStrip(const float* x_DT, const float* level_DT, float* s
                            weigh_.data(), n_directions_, square, product});
 }
 
-void FeedBackStrip(const FeedbackStrip& strip) { ChooseFunctions().feed_back(strip); }
+void FeedBackStrips(std::span<const FeedbackStrip> strips) {
+  const int n = static_cast<int>(strips.size());
+  PHASOR_CHECK(n >= 1 && n <= kMostStrips);
+  ChooseFunctions().feed_back(strips.data(), n);
+}
 
 Directions StrongestDirections(std::span<const double> moments_DD, int head_dim, int n) {
   const auto D = static_cast<std::size_t>(head_dim);

@@ -62,7 +62,9 @@ struct FeedbackStrip {
   float* level_DT;      // [D][16]
   uint8_t* codes_DT;    // [D][16]
 };
-void FeedBackStrip(const FeedbackStrip& strip);
+// Up to kMostStrips of one head and one set of tables.
+inline constexpr int kMostStrips = 2;
+void FeedBackStrips(std::span<const FeedbackStrip> strips);
 
 // The `n` strongest directions of moments_DD (E[x x^T], [D, D], symmetric) and factors for them,
 // (moment / mean of the rest)^-3/8: half of what would make all alike by itself (-1/4) and of what

@@ -126,62 +126,86 @@ TEST(ValueStretch, FeedbackIsWhatTheErrorOnTheWayBackAsksFor) {
   }
 }
 
+// 16 rows with steps and books; row 3 has no step.
+struct RandomStrip {
+  std::vector<float> x, residual, level_DT;
+  std::vector<uint8_t> codes;
+  float step[kStripTokens];
+  uint8_t book[kStripTokens];
+};
+
+RandomStrip MakeRandomStrip(int D, const IntLevels& levels, Rng* rng) {
+  RandomStrip s;
+  s.x = RandomRows(D, kStripTokens, rng);
+  s.residual.resize(s.x.size());
+  s.level_DT.resize(s.x.size());
+  s.codes.resize(s.x.size());
+  for (int t = 0; t < kStripTokens; ++t) {
+    s.book[t] = static_cast<uint8_t>(rng->Below(1u << levels.book_bits));
+    s.step[t] = static_cast<float>((rng->Below(2) == 0 ? -1 : 1) * (0.03 + 0.02 * rng->Uniform()));
+  }
+  s.step[3] = 0;
+  return s;
+}
+
+void CheckRounded(const RandomStrip& s, int D, const std::vector<float>& weight,
+                  const IntLevels& levels) {
+  constexpr int kLanes = kStripTokens;
+  const int n_codes = 1 << levels.bits;
+  for (int t = 0; t < kLanes; ++t) {
+    std::vector<double> left(static_cast<size_t>(D));
+    const int8_t* level_of_code = levels.level + (s.book[t] << levels.bits);
+    for (int c = 0; c < D && t != 3; ++c) {
+      double target = s.x[c * kLanes + t], magnitude = std::fabs(target);
+      for (int r = 0; r < c; ++r) {
+        target += weight[c * D + r] * left[r];
+        magnitude += std::fabs(weight[c * D + r] * left[r]);
+      }
+      double best = INFINITY;
+      for (int i = 0; i < n_codes; ++i) {
+        best = std::min(best, std::fabs(target / s.step[t] - level_of_code[i]));
+      }
+      const int code = s.codes[c * kLanes + t];
+      ASSERT_LT(code, n_codes);
+      // Beyond 64 levels all are cut to the same.
+      if (std::fabs(target / s.step[t]) < 63) {
+        ASSERT_LE(std::fabs(target / s.step[t] - level_of_code[code]), best + 0.26)
+            << CpuLevelName(ActiveCpuLevel()) << " D " << D << " channel " << c;
+      }
+      ASSERT_EQ(s.level_DT[c * kLanes + t], level_of_code[code]);
+      left[c] = s.step[t] * level_of_code[code] - target;
+      // f32 sums of up to D numbers.
+      ASSERT_NEAR(s.residual[c * kLanes + t], left[c], 1e-5 * (magnitude + 2))
+          << CpuLevelName(ActiveCpuLevel()) << " D " << D << " channel " << c;
+    }
+    for (int c = 0; c < D && t == 3; ++c) {
+      EXPECT_EQ(s.residual[c * kLanes + t], 0.0f);
+      EXPECT_EQ(s.codes[c * kLanes + t], 0);
+    }
+  }
+}
+
 // Every number takes its nearest level after the residuals in front of it, up to the quarters of a
 // level that tables know; residuals are what was stored minus what was rounded.
 TEST(ValueStretch, EveryLevelRoundsWhatTheFeedbackAsksFor) {
-  constexpr int kLanes = kStripTokens;
   for (CpuLevel level : AvailableCpuLevels()) {
     LevelGuard guard(level);
     Rng rng(3);
     for (int D : kHeadDims) {
       for (const IntLevels* levels : {&kLevelsSearched4, &kLevelsSearched3}) {
-        const int n_codes = 1 << levels->bits;
-        const std::vector<float> x = RandomRows(D, kLanes, &rng);
-        std::vector<float> weight = RandomRows(D, D, &rng), residual(x.size());
+        std::vector<float> weight = RandomRows(D, D, &rng);
         for (float& w : weight) w *= 0.2f;
-        float step[kLanes];
-        uint8_t book[kLanes];
-        const int8_t* level_of_code[kLanes];
-        for (int t = 0; t < kLanes; ++t) {
-          book[t] = static_cast<uint8_t>(rng.Below(1u << levels->book_bits));
-          step[t] =
-              static_cast<float>((rng.Below(2) == 0 ? -1 : 1) * (0.03 + 0.02 * rng.Uniform()));
-          level_of_code[t] = levels->level + (book[t] << levels->bits);
-        }
-        step[3] = 0;
-        std::vector<uint8_t> codes(x.size());
-        std::vector<float> level_DT(x.size());
-        FeedBackStrip({x.data(), D, weight.data(), step, &NearestTablesOf(*levels), book,
-                       residual.data(), level_DT.data(), codes.data()});
-        for (int t = 0; t < kLanes; ++t) {
-          std::vector<double> left(static_cast<size_t>(D));
-          for (int c = 0; c < D && t != 3; ++c) {
-            double target = x[c * kLanes + t], magnitude = std::fabs(target);
-            for (int r = 0; r < c; ++r) {
-              target += weight[c * D + r] * left[r];
-              magnitude += std::fabs(weight[c * D + r] * left[r]);
-            }
-            double best = INFINITY;
-            for (int i = 0; i < n_codes; ++i) {
-              best = std::min(best, std::fabs(target / step[t] - level_of_code[t][i]));
-            }
-            const int code = codes[c * kLanes + t];
-            ASSERT_LT(code, n_codes);
-            // Beyond 64 levels all are cut to the same.
-            if (std::fabs(target / step[t]) < 63) {
-              ASSERT_LE(std::fabs(target / step[t] - level_of_code[t][code]), best + 0.26)
-                  << CpuLevelName(level) << " D " << D << " channel " << c;
-            }
-            ASSERT_EQ(level_DT[c * kLanes + t], level_of_code[t][code]);
-            left[c] = step[t] * level_of_code[t][code] - target;
-            // f32 sums of up to D numbers.
-            ASSERT_NEAR(residual[c * kLanes + t], left[c], 1e-5 * (magnitude + 2))
-                << CpuLevelName(level) << " D " << D << " channel " << c;
+        // Strips by themselves and two at a time.
+        for (int n_strips = 1; n_strips <= kMostStrips; ++n_strips) {
+          std::vector<RandomStrip> strips;
+          for (int i = 0; i < n_strips; ++i) strips.push_back(MakeRandomStrip(D, *levels, &rng));
+          std::vector<FeedbackStrip> jobs;
+          for (RandomStrip& s : strips) {
+            jobs.push_back({s.x.data(), D, weight.data(), s.step, &NearestTablesOf(*levels), s.book,
+                            s.residual.data(), s.level_DT.data(), s.codes.data()});
           }
-          for (int c = 0; c < D && t == 3; ++c) {
-            EXPECT_EQ(residual[c * kLanes + t], 0.0f);
-            EXPECT_EQ(codes[c * kLanes + t], 0);
-          }
+          FeedBackStrips(jobs);
+          for (const RandomStrip& s : strips) CheckRounded(s, D, weight, *levels);
         }
       }
     }
