@@ -14,6 +14,7 @@
 #include "attention/attention.h"
 #include "base/aligned.h"
 #include "base/cancel.h"
+#include "base/median.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
@@ -192,12 +193,6 @@ struct Subject {
   KvTypes types;
   std::unique_ptr<KvCache> stream, cached;
 };
-
-double Median(std::vector<double> x) {
-  const auto middle = x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2);
-  std::nth_element(x.begin(), middle, x.end());
-  return *middle;
-}
 
 // Minimum times of one subject with one number of query heads, and per round what it read from
 // memory (its median call) and what plain reads beside it gave, 10^9 bytes per second.

@@ -47,7 +47,7 @@ struct AttentionTimes {
   int n_threads = 0;
   bool mixed_polar = false;    // as AttentionTimeOptions
   double load = -1;            // of the machine when the run began, one minute; -1: unknown
-  double read_gb_s = 0;        // the best of all plain reads, all threads
+  double read_gb_s = 0;        // the best of all rows' plain reads, all threads
   double products_per_ns = 0;  // byte products of one thread at vpdpbusd's peak; 0: no such level
   std::vector<AttentionTime> rows;
   std::vector<std::string> unsupported;  // "K:V at head size N: reason", left out of the rows

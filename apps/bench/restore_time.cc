@@ -14,6 +14,7 @@
 
 #include "base/cancel.h"
 #include "base/file.h"
+#include "base/median.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/table.h"
@@ -30,11 +31,6 @@ constexpr int kStretches = 4, kChunkRounds = 2;
 
 double MillisecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 std::vector<int32_t> RandomTokens(int64_t n, const LoadedModel& model) {

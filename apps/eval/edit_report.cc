@@ -5,6 +5,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "base/median.h"
 #include "eval/edit_eval.h"
 #include "eval/text_windows.h"
 
@@ -12,13 +13,6 @@ namespace phasor::eval {
 namespace {
 
 using Align = Table::Align;
-
-double Median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return (values[(n - 1) / 2] + values[n / 2]) / 2;
-}
 
 // Over the results that `keep` accepts; "edits" is 0 where it accepts none.
 Json Summarize(const std::vector<EditResult>& results,

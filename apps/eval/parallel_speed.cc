@@ -6,6 +6,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "base/median.h"
 #include "base/rng.h"
 #include "base/table.h"
 #include "bench/synthetic_fill.h"
@@ -23,12 +24,6 @@ constexpr int kFilledContexts = 32;
 
 double MillisecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-double Median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  const std::size_t n = x.size();
-  return n % 2 == 1 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
 std::vector<int32_t> RandomIds(int64_t n, int n_vocab, Rng& rng) {

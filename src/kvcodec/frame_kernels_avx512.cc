@@ -393,6 +393,8 @@ void ScoreProducts(const FrameLayout& layout, const PageQuery& query, const int3
                   /*least_bits=*/1, page.score_GT,       &fetcher};
   ScorePass(job, g);
   if (query.fine_bits == 0) return;
+  LineFetcher idle;  // the first pass has asked for everything
+  job.fetcher = &idle;
   job.q8 = query.q8_fine.data();
   job.add = true;
   job.least_bits = query.fine_bits;

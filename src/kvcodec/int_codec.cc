@@ -105,6 +105,7 @@ class IntCodec : public KvCodec {
 
   void QuantizeRow(const float* x, int token, uint8_t* codes, uint16_t* scales) const;
   void PackStrip(const uint8_t (*codes)[kMaxHeadDim], int first, std::byte* page) const;
+  void PackColumns(const uint8_t* codes_DT, int first, std::byte* page) const;
 
   // Looked up per call: a test may lower the CPU level after the codec was made.
   const IntKernels& Kernels() const { return GetIntKernels(ActiveCpuLevel()); }
@@ -193,9 +194,9 @@ void TransposeStrip(const float* x_TD, int padded, float* x_DT) {
   }
 }
 
-// A strip on its way to codes.
+// A strip on its way to codes: rows, the same as columns, and how they are to be rounded.
 struct IntCodec::Strip {
-  float *finite_TD, *x_DT, *residual_DT, *level_DT;  // [kStrip, padded], [padded][kStrip]
+  float *finite_TD, *x_DT;  // [kStrip, padded], [padded][kStrip]
   alignas(64) float step[kStrip] = {};
   uint8_t book[kStrip] = {};
 };
@@ -231,8 +232,6 @@ void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* cod
     Strip& s = strips[n_strips];
     s.finite_TD = floats.data() + static_cast<std::size_t>(n_strips) * 4 * size;
     s.x_DT = s.finite_TD + size;
-    s.residual_DT = s.x_DT + size;
-    s.level_DT = s.residual_DT + size;
     FindScales(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim,
                std::min(kStrip, n - first), scales + first, &s);
     jobs[n_strips] = {s.x_DT,
@@ -241,14 +240,14 @@ void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* cod
                       s.step,
                       &NearestTablesOf(levels),
                       s.book,
-                      s.residual_DT,
-                      s.level_DT,
+                      s.x_DT + size,
+                      s.x_DT + 2 * size,
                       codes_DT + static_cast<std::size_t>(n_strips) * size};
   }
   FeedBackStrips({jobs, static_cast<std::size_t>(n_strips)});
   for (int i = 0; i < n_strips; ++i) {
     alignas(64) float square[kStrip], product[kStrip];
-    stretch_->WeighStrip(strips[i].x_DT, strips[i].level_DT, square, product);
+    stretch_->WeighStrip(jobs[i].x_DT, jobs[i].level_DT, square, product);
     for (int t = 0; t < std::min(kStrip, n - i * kStrip); ++t) {
       uint16_t* scale = &scales[i * kStrip + t];
       if (strips[i].step[t] != 0) *scale = LengthenScale(levels, square[t], product[t], *scale);
@@ -256,32 +255,37 @@ void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* cod
   }
 }
 
+// Tiles of values from token `first` on, from codes [padded][kStrip].
+void IntCodec::PackColumns(const uint8_t* codes_DT, int first, std::byte* page) const {
+  const int group = shape_.group, n_lane_blocks = shape_.n_lanes / 16;
+  uint32_t word[kMaxTileSteps][16];
+  for (int t = 0; t < kStrip; t += group) {
+    for (int lane = 0; lane < n_lane_blocks; ++lane) {
+      for (int s = 0; s < group / 4; ++s) {
+        for (int l = 0; l < 16; ++l) {
+          std::memcpy(&word[s][l], codes_DT + (16 * lane + l) * kStrip + t + 4 * s,
+                      sizeof(uint32_t));
+        }
+      }
+      const std::size_t index =
+          static_cast<std::size_t>((first + t) / group) * n_lane_blocks + lane;
+      PackTile(shape_.bits, word, page + shape_.codes_at + index * shape_.tile_bytes);
+    }
+  }
+}
+
 void IntCodec::EncodeStretched(const float* x_TD, int n_tokens, std::byte* page) const {
   auto* scales = reinterpret_cast<uint16_t*>(page);
-  const int group = shape_.group, n_lane_blocks = shape_.n_lanes / 16;
   const std::size_t strip_codes = static_cast<std::size_t>(shape_.n_lanes) * kStrip;
   alignas(64) uint8_t codes[kMostStrips * kMaxHeadDim * kStrip];
-  uint32_t word[kMaxTileSteps][16];
   for (int first = 0; first < n_tokens; first += kMostStrips * kStrip) {
     const int n = std::min(kMostStrips * kStrip, n_tokens - first);
     FeedBack(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim, n, scales + first, codes);
-    for (int strip = 0; strip * kStrip < n; ++strip) {
-      uint8_t* codes_DT = codes + static_cast<std::size_t>(strip) * strip_codes;
+    for (int at = 0; at < n; at += kStrip) {
+      uint8_t* codes_DT = codes + static_cast<std::size_t>(at / kStrip) * strip_codes;
       // Codes beyond the head are 0.
       std::fill(codes_DT + shape_.head_dim * kStrip, codes_DT + strip_codes, uint8_t{0});
-      for (int t = 0; t < kStrip; t += group) {
-        for (int lane = 0; lane < n_lane_blocks; ++lane) {
-          for (int s = 0; s < group / 4; ++s) {
-            for (int l = 0; l < 16; ++l) {
-              std::memcpy(&word[s][l], codes_DT + (16 * lane + l) * kStrip + t + 4 * s,
-                          sizeof(uint32_t));
-            }
-          }
-          const int row = (first + strip * kStrip + t) / group;
-          const std::size_t index = static_cast<std::size_t>(row) * n_lane_blocks + lane;
-          PackTile(shape_.bits, word, page + shape_.codes_at + index * shape_.tile_bytes);
-        }
-      }
+      PackColumns(codes_DT, first + at, page);
     }
   }
 }

@@ -396,14 +396,24 @@ void AccumulateChunk(const IntAccumulateArgs& a, const BlockWeights& w, int firs
 constexpr int kWeightSteps = 28;
 int HeadSteps(int g) { return (kWeightSteps / 2 + g - 1) / g; }
 
+// Calls of AccumulateLanes for so many blocks of 16 channels, as AccumulateHeads makes them.
+template <int BITS>
+constexpr int LaneCalls(int lanes, int heads) {
+  const int at_once = LanesAtOnce<BITS>(heads), left = lanes % at_once;
+  return lanes / at_once + left / 2 + left % 2;
+}
+
 template <int BITS>
 int AccumulateSteps(const IntPageShape& shape, int g) {
   constexpr int kRows = kPageTokens / (4 * Tile<BITS>::kSteps);
+  const int block_lanes = shape.block / 16, whole = shape.n_blocks - 1;
+  const int last_lanes = shape.n_lanes / 16 - whole * block_lanes;
   int n_tiles = 0;  // as AccumulateChunk divides the heads
   for (int left = g; left > 0;) {
     const int heads = std::min(left, BITS == 8 ? 4 : kMaxHeads);
-    n_tiles +=
-        kRows * std::max(1, shape.n_lanes / 16 / LanesAtOnce<BITS>(heads)) * TileSteps<BITS>(heads);
+    const int calls =
+        whole * LaneCalls<BITS>(block_lanes, heads) + LaneCalls<BITS>(last_lanes, heads);
+    n_tiles += kRows * calls * TileSteps<BITS>(heads);
     left -= heads;
   }
   return n_tiles + shape.n_blocks * 2 * g * HeadSteps(g);

@@ -38,8 +38,9 @@ TEST(NearestLevel, IsTheNearestOfTheBookAtEveryQuarter) {
             std::vector<float> x(padded, 0.0f), quarters(padded, 7.0f), level(padded, 7.0f);
             std::vector<uint8_t> codes(n + 1, 99);
             for (int i = 0; i < n; ++i) x[i] = static_cast<float>(first + i) * d / 4;
-            NearestRow({&NearestTablesOf(*levels), book, x.data(), n, d, quarters.data(),
-                        level.data(), codes.data()});
+            const NearestRowSums sums = NearestRow({&NearestTablesOf(*levels), book, x.data(), n, d,
+                                                    quarters.data(), level.data(), codes.data()});
+            float product = 0, square = 0, largest = 0;  // whole numbers, and no rounding in |x|
             for (int i = 0; i < n; ++i) {
               const int cut = std::clamp(first + i, -kFineLevels, kFineLevels - 1);
               const int code = NearestCode(*levels, book, cut);
@@ -47,7 +48,13 @@ TEST(NearestLevel, IsTheNearestOfTheBookAtEveryQuarter) {
               EXPECT_EQ(NearestTablesOf(*levels).NearestCode(book, cut), code);
               EXPECT_EQ(codes[i], code) << CpuLevelName(cpu) << " book " << book << " at " << cut;
               EXPECT_EQ(level[i], levels->level[(book << levels->bits) + code]);
+              product += quarters[i] * level[i];
+              square += level[i] * level[i];
+              largest = std::max(largest, std::fabs(x[i]));
             }
+            EXPECT_EQ(sums.product, product) << CpuLevelName(cpu) << " n " << n;
+            EXPECT_EQ(sums.square, square) << CpuLevelName(cpu) << " n " << n;
+            EXPECT_EQ(LargestOfRow(x.data(), n), largest) << CpuLevelName(cpu) << " n " << n;
             for (int i = n; i < padded; ++i) EXPECT_EQ(quarters[i] + level[i], 0.0f);
             EXPECT_EQ(codes[n], 99) << "codes beyond the row were written";
           }

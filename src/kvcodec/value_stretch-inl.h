@@ -3,10 +3,11 @@
 
 #include "kvcodec/nearest_level-inl.h"
 
-// part[r][i] = factor[i] * (u_i . x_r) for kN directions of `padded` numbers and kRows rows.
+// part[r][i] = factor[i] * (u_i . x_r) for kN directions of `padded` numbers and kRows rows,
+// `stride` apart; parts of a row lie kMaxHeadDim apart.
 template <int kN, int kRows>
-PHASOR_INLINE void Project(const float* const (&x)[kRows], int padded, const float* u,
-                           const float* factor, float* const (&part)[kRows]) {
+PHASOR_INLINE void Project(const float* x, long stride, int padded, const float* u,
+                           const float* factor, float* part) {
   VF sum[kRows][kN];
   PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
     PHASOR_UNROLL for (int i = 0; i < kN; ++i) sum[r][i] = VF{};
@@ -14,27 +15,28 @@ PHASOR_INLINE void Project(const float* const (&x)[kRows], int padded, const flo
   for (int d = 0; d < padded; d += kLanes) {
     PHASOR_UNROLL for (int i = 0; i < kN; ++i) {
       const VF along = Load(u + i * padded + d);
-      PHASOR_UNROLL for (int r = 0; r < kRows; ++r) sum[r][i] += Load(x[r] + d) * along;
+      PHASOR_UNROLL for (int r = 0; r < kRows; ++r) sum[r][i] += Load(x + r * stride + d) * along;
     }
   }
   PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
+    float* out = part + r * kMaxHeadDim;
     if constexpr (kN == 4) {
-      *reinterpret_cast<V4*>(part[r]) = *reinterpret_cast<const V4*>(factor) * SumsOfLanes(sum[r]);
+      *reinterpret_cast<V4*>(out) = *reinterpret_cast<const V4*>(factor) * SumsOfLanes(sum[r]);
     } else {
-      PHASOR_UNROLL for (int i = 0; i < kN; ++i) part[r][i] = factor[i] * SumOfLanes(sum[r][i]);
+      PHASOR_UNROLL for (int i = 0; i < kN; ++i) out[i] = factor[i] * SumOfLanes(sum[r][i]);
     }
   }
 }
 
-// x_r + sum_i part[r][i] u_i of kVectors vectors, in place; even and odd i apart, since a sum waits
-// for its last term.
+// x_r += sum_i part[r][i] u_i of kVectors vectors; even and odd i apart, since a sum waits for its
+// last term.
 template <int kVectors, int kRows>
-PHASOR_INLINE void AddParts(float* const (&x)[kRows], const float* const (&part)[kRows],
-                            const float* u, int padded, int n) {
+PHASOR_INLINE void AddParts(float* x, long stride, const float* part, const float* u, int padded,
+                            int n) {
   VF even[kRows][kVectors], odd[kRows][kVectors];
   PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
     PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
-      even[r][v] = Load(x[r] + v * kLanes);
+      even[r][v] = Load(x + r * stride + v * kLanes);
       odd[r][v] = VF{};
     }
   }
@@ -43,19 +45,20 @@ PHASOR_INLINE void AddParts(float* const (&x)[kRows], const float* const (&part)
     PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
       const VF first = Load(u + v * kLanes), second = Load(u + padded + v * kLanes);
       PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
-        even[r][v] += part[r][k] * first;
-        odd[r][v] += part[r][k + 1] * second;
+        even[r][v] += part[r * kMaxHeadDim + k] * first;
+        odd[r][v] += part[r * kMaxHeadDim + k + 1] * second;
       }
     }
   }
   if (k < n) {
     PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
-      PHASOR_UNROLL for (int r = 0; r < kRows; ++r) even[r][v] += part[r][k] * Load(u + v * kLanes);
+      const VF last = Load(u + v * kLanes);
+      PHASOR_UNROLL for (int r = 0; r < kRows; ++r) even[r][v] += part[r * kMaxHeadDim + k] * last;
     }
   }
   PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
     PHASOR_UNROLL for (int v = 0; v < kVectors; ++v) {
-      Store(even[r][v] + odd[r][v], x[r] + v * kLanes);
+      Store(even[r][v] + odd[r][v], x + r * stride + v * kLanes);
     }
   }
 }
@@ -65,38 +68,22 @@ PHASOR_INLINE void AddParts(float* const (&x)[kRows], const float* const (&part)
 template <int kRows>
 PHASOR_INLINE void StretchSome(float* x, long stride, int padded, const float* directions,
                                const float* factor, int n) {
-  float parts[kRows][kMaxHeadDim];
-  float *row[kRows], *part[kRows];
-  const float *from[kRows], *known[kRows];
-  PHASOR_UNROLL for (int r = 0; r < kRows; ++r) {
-    from[r] = row[r] = x + r * stride;
-    known[r] = parts[r];
-  }
-  auto parts_at = [&](int i) {
-    PHASOR_UNROLL for (int r = 0; r < kRows; ++r) part[r] = parts[r] + i;
-  };
+  float part[kRows * kMaxHeadDim];
   int i = 0;
   for (; i + 4 <= n; i += 4) {
-    parts_at(i);
-    Project<4, kRows>(from, padded, directions + i * padded, factor + i, part);
+    Project<4, kRows>(x, stride, padded, directions + i * padded, factor + i, part + i);
   }
   for (; i < n; ++i) {
-    parts_at(i);
-    Project<1, kRows>(from, padded, directions + i * padded, factor + i, part);
+    Project<1, kRows>(x, stride, padded, directions + i * padded, factor + i, part + i);
   }
   // As many vectors as registers hold the sums of.
   constexpr int kVectors = kLanes == 16 ? 4 : 2;
-  auto advance = [&](int numbers) {
-    PHASOR_UNROLL for (int r = 0; r < kRows; ++r) row[r] += numbers;
-  };
   int d = 0;
   for (; d + kVectors * kLanes <= padded; d += kVectors * kLanes) {
-    AddParts<kVectors, kRows>(row, known, directions + d, padded, n);
-    advance(kVectors * kLanes);
+    AddParts<kVectors, kRows>(x + d, stride, part, directions + d, padded, n);
   }
   for (; d < padded; d += kLanes) {
-    AddParts<1, kRows>(row, known, directions + d, padded, n);
-    advance(kLanes);
+    AddParts<1, kRows>(x + d, stride, part, directions + d, padded, n);
   }
 }
 

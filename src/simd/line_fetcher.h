@@ -22,8 +22,8 @@ extern const bool kFetchIntoFirstLevel;
 // little, a branch that is taken now and then much (docs/log.md, "Why does streaming take longer").
 //
 // Requests go into the first-level cache where it holds 48 KiB and more: there that is faster by a
-// tenth to a quarter (Zen 5); with 32 KiB it took twice the time (Zen 4), and they go into the
-// second.
+// tenth to a quarter (Zen 5); with 32 KiB, and asked for in bursts, it took twice the time (Zen 4),
+// so there they go into the second.
 class LineFetcher {
  public:
   LineFetcher() = default;
