@@ -19,10 +19,6 @@ PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace {
 
-PHASOR_INLINE __m512 LoadHalf16(const std::byte* at) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
-}
-
 // Every lane the same four queries.
 PHASOR_INLINE __m512i Broadcast4(const int8_t* at) {
   int32_t four;
