@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <vector>
 
 #include "base/aligned.h"
 #include "base/check.h"
@@ -22,12 +23,14 @@ const MatMulKernels& MatMulKernelsFor(CpuLevel level) {
   return ScalarMatMulKernels();
 }
 
-const MatMulKernels& ActiveMatMulKernels() {
-  const CpuLevel level = ActiveCpuLevel();
+const ManyTokensKernels* FindManyTokensKernels([[maybe_unused]] int n_tokens) {
 #if defined(__x86_64__)
-  if (level == CpuLevel::kAvx512 && AmxEnabled()) return AmxMatMulKernels();
+  if (ActiveCpuLevel() == CpuLevel::kAvx512 && AmxEnabled()) {
+    const ManyTokensKernels& kernels = AmxManyTokensKernels();
+    if (n_tokens >= kernels.min_tokens) return &kernels;
+  }
 #endif
-  return MatMulKernelsFor(level);
+  return nullptr;
 }
 
 namespace {
@@ -41,7 +44,8 @@ constexpr int kEndShift = 32;
 }  // namespace
 
 struct MatMulScratch::Impl {
-  AlignedBuffer<std::byte> x_int8, x_float;
+  AlignedBuffer<std::byte> x_int8, x_float, x_many;
+  std::vector<AlignedBuffer<std::byte>> rooms;  // for decoded weights, one per thread
   std::unique_ptr<Share[]> shares;  // one per thread
   int n_shares = 0;
 };
@@ -69,10 +73,12 @@ struct Groups {
 
 struct Call {
   const MatMulKernels& kernels;
+  const ManyTokensKernels* many;  // null: packed weights take `kernels`
   Groups groups;
   int64_t n_cols;
-  const std::byte* x_int8;
-  const std::byte* x_float;
+  const std::byte* x_int8 = nullptr;
+  const std::byte* x_float = nullptr;
+  const std::byte* x_many = nullptr;
 };
 
 // Group g of float activations as [n_cols][nt].
@@ -114,6 +120,47 @@ void RunPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t en
   }
 }
 
+// Panels [begin, end) of one job with packed weights against all tokens.
+void RunPanelsOfMany(const Call& call, const MatMulJob& job, int64_t begin, int64_t end,
+                     std::byte* room) {
+  const PackedMatrix& w = *job.w;
+  const int64_t row = begin * kPanelRows;
+  ManyTokensTask task;
+  task.layout = w.layout();
+  task.w = w.panel(begin);
+  task.panel_bytes = static_cast<int64_t>(w.panel_bytes());
+  task.n_rows = std::min(w.n_rows(), end * kPanelRows) - row;
+  task.n_blocks = call.n_cols / kCodeBlock;
+  task.x = call.x_many;
+  task.n_tokens = call.groups.n_tokens;
+  task.y = job.y + row;
+  task.ldy = job.ldy == 0 ? w.n_rows() : job.ldy;
+  task.bias = job.bias == nullptr ? nullptr : job.bias + row;
+  task.accumulate = job.accumulate;
+  call.many->multiply(task, room);
+}
+
+// Activations for call->many.
+void PrepareMany(Call* call, const float* x_TK, int64_t ldx, MatMulScratch::Impl* scratch,
+                 ThreadPool& pool) {
+  const ManyTokensKernels& many = *call->many;
+  const int n_tokens = call->groups.n_tokens, size = many.group_tokens;
+  const int n_groups = (n_tokens + size - 1) / size;
+  const int64_t n_blocks = call->n_cols / kCodeBlock;
+  const int64_t group_bytes = many.token_block_bytes * size * n_blocks;
+  scratch->x_many.Resize(static_cast<std::size_t>(group_bytes * n_groups));
+  scratch->rooms.resize(std::max(scratch->rooms.size(), static_cast<std::size_t>(pool.size())));
+  for (auto& room : scratch->rooms) room.Resize(static_cast<std::size_t>(many.room_bytes));
+  call->x_many = scratch->x_many.data();
+  pool.ParallelFor(n_groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) {
+      const int first = static_cast<int>(g) * size;
+      many.pack(x_TK + first * ldx, ldx, std::min(size, n_tokens - first), n_blocks,
+                scratch->x_many.data() + g * group_bytes);
+    }
+  });
+}
+
 // Fills the forms of x that the jobs need.
 void PrepareActivations(Call* call, const float* x_TK, int64_t ldx, bool any_integer,
                         bool any_float, MatMulScratch::Impl* scratch, ThreadPool& pool) {
@@ -150,14 +197,20 @@ void PrepareActivations(Call* call, const float* x_TK, int64_t ldx, bool any_int
 }
 
 // Panels [begin, end) of all jobs, counted through.
-void RunRange(const Call& call, std::span<const MatMulJob> jobs, int64_t begin, int64_t end) {
+void RunRange(const Call& call, std::span<const MatMulJob> jobs, int64_t begin, int64_t end,
+              std::byte* room) {
   for (const MatMulJob& job : jobs) {
     const int64_t n = job.w->n_panels();
-    // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
-    const int64_t step =
-        std::max<int64_t>(1, kCachedBytes / static_cast<int64_t>(job.w->panel_bytes()));
-    for (int64_t p = std::max<int64_t>(0, begin); p < std::min(n, end); p += step) {
-      RunPanels(call, job, p, std::min({n, end, p + step}));
+    const int64_t first = std::max<int64_t>(0, begin), last = std::min(n, end);
+    if (call.many != nullptr && job.w->is_integer()) {
+      if (first < last) RunPanelsOfMany(call, job, first, last, room);
+    } else {
+      // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
+      const int64_t step =
+          std::max<int64_t>(1, kCachedBytes / static_cast<int64_t>(job.w->panel_bytes()));
+      for (int64_t p = first; p < last; p += step) {
+        RunPanels(call, job, p, std::min(last, p + step));
+      }
     }
     begin -= n;
     end -= n;
@@ -229,8 +282,9 @@ void TakePieces(Share* shares, int n_threads, int thread, int64_t piece, F&& run
 void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int n_tokens,
             MatMulScratch& scratch, ThreadPool& pool) {
   if (jobs.empty() || n_tokens <= 0) return;
-  const MatMulKernels& kernels = ActiveMatMulKernels();
-  Call call{kernels, Groups(n_tokens, kernels.max_tokens), jobs[0].w->n_cols(), nullptr, nullptr};
+  const MatMulKernels& kernels = MatMulKernelsFor(ActiveCpuLevel());
+  Call call{kernels, FindManyTokensKernels(n_tokens), Groups(n_tokens, kernels.max_tokens),
+            jobs[0].w->n_cols()};
   int64_t n_panels = 0, size_bytes = 0;
   bool any_integer = false, any_float = false;
   for (const MatMulJob& job : jobs) {
@@ -239,16 +293,25 @@ void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int
     size_bytes += static_cast<int64_t>(job.w->size_bytes());
     (job.w->is_integer() ? any_integer : any_float) = true;
   }
-  PrepareActivations(&call, x_TK, ldx == 0 ? call.n_cols : ldx, any_integer, any_float,
-                     scratch.impl(), pool);
+  if (ldx == 0) ldx = call.n_cols;
+  MatMulScratch::Impl* own = scratch.impl();
+  const bool is_many = any_integer && call.many != nullptr;
+  if (is_many) PrepareMany(&call, x_TK, ldx, own, pool);
+  PrepareActivations(&call, x_TK, ldx, any_integer && !is_many, any_float, own, pool);
 
   const int64_t piece = std::max<int64_t>(
       1, n_tokens == 1 ? kPieceBytes * n_panels / size_bytes : n_panels / (8 * pool.size()));
-  auto run = [&](int64_t begin, int64_t end) { RunRange(call, jobs, begin, end); };
-  if (pool.size() == 1 || n_panels <= piece) return run(0, n_panels);
-  ShareOut(jobs, n_panels, size_bytes, pool.size(), scratch.impl());
-  Share* shares = scratch.impl()->shares.get();
-  pool.RunSharing([&](int thread) { TakePieces(shares, pool.size(), thread, piece, run); });
+  auto run = [&](int64_t begin, int64_t end, int thread) {
+    RunRange(call, jobs, begin, end,
+             is_many ? own->rooms[static_cast<std::size_t>(thread)].data() : nullptr);
+  };
+  if (pool.size() == 1 || n_panels <= piece) return run(0, n_panels, 0);
+  ShareOut(jobs, n_panels, size_bytes, pool.size(), own);
+  Share* shares = own->shares.get();
+  pool.RunSharing([&](int thread) {
+    TakePieces(shares, pool.size(), thread, piece,
+               [&](int64_t begin, int64_t end) { run(begin, end, thread); });
+  });
 }
 
 }  // namespace phasor

@@ -1,13 +1,17 @@
-// AMX: products of up to 16 tokens with the codes of a block in one tile instruction.
+// AMX: products of many tokens, with weights and activations rounded to bfloat16.
 //
-// A panel's block of 32 columns, unpacked to bytes, is eight code vectors of 64 bytes: the eight
-// rows of a tile as tdpbsud wants its second operand. The first are the 8-bit activations of the
-// group's tokens as they lie, 32 bytes each. The products of a block leave the tile for memory,
-// since every block has scales of its own, and are added to float sums there. The two halves of a
-// kSuperHalves block are two products of half the depth.
+// Weights keep their scales of 32 columns and activations lose less than in 8 bits (2^-9 of every
+// number instead of 1/254 of the largest of 32), and because scales are in the operands, sums stay
+// in the tile registers from the first column to the last. Products of int8 with tiles (the
+// predecessor of this file) were as slow as vpdpbusd: their sums leave the tile every 32 columns to
+// be scaled, and that takes what the product saves.
 //
-// Weights in float and groups of few tokens take the kernels for AVX-512. Not measured on a CPU
-// with AMX yet: see EnableAmx (simd/cpu.h).
+// A block of 32 columns of a panel is one tile as tdpbf16ps wants its second operand: row k holds
+// columns 2k and 2k + 1 of the panel's 16 rows in turn. Panels are decoded into such tiles once per
+// call, as many as stay in the L2 cache, and all tokens pass by. Activations are tiles of 16 tokens
+// and 32 columns. Two groups of tokens times two panels take every tile twice from the cache, which
+// is what keeps the multiplier busy: measured, four products and four loads take 64 cycles, as four
+// products alone do.
 #if defined(__x86_64__)
 #if !defined(__clang__)
 // GCC 12 takes the undefined operand inside its own intrinsics for an error of ours (GCC bug
@@ -15,6 +19,9 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
+
+#include <algorithm>
+#include <cstring>
 
 #include "ops/matmul.h"
 #include "ops/matmul_avx512-inl.h"
@@ -27,148 +34,308 @@ PHASOR_BEGIN_AMX
 namespace phasor {
 namespace {
 
-constexpr int kMaxTokens = 16;
-// Up to here a tile would be mostly empty.
-constexpr int kFewTokens = 4;
+constexpr int kTileTokens = 16;
+constexpr int kTileBytes = 1024;
+// Decoded weights of up to so many columns at a time, in room that fits the L2 cache beside the
+// activations of two groups. A multiple of the 256 columns that share super scales.
+constexpr int64_t kMaxColumns = 2048;
+constexpr int64_t kRoomTiles = 512;
+// Products come four tiles at a time, so there must be room for four panels.
+static_assert(kRoomTiles >= 4 * kMaxColumns / kCodeBlock);
 
-// Tiles 0 sums, 1 activations, 2 codes of `depth` columns.
-TileConfig MakeConfig(int n_tokens, int depth) {
-  TileConfig config;
-  config.n_rows[0] = config.n_rows[1] = static_cast<uint8_t>(n_tokens);
-  config.n_rows[2] = static_cast<uint8_t>(depth / 4);
-  config.row_bytes[0] = config.row_bytes[2] = kCodeVectorBytes;
-  config.row_bytes[1] = static_cast<uint16_t>(depth);
-  return config;
-}
+// ---- Decoding weights ------------------------------------------------------------------------
 
-struct Products {
-  alignas(64) int32_t sum[kMaxTokens][kPanelRows];
-};
-
-// [n_tokens][columns] times [columns / 4][16 rows][4 columns], columns as configured.
-PHASOR_INLINE void Multiply(const std::byte* activations, const std::byte* codes, Products* out) {
-  StoreBeforeTileLoad(codes);
-  _tile_zero(0);
-  _tile_loadd(1, activations, kCodeBlock);
-  _tile_loadd(2, codes, kCodeVectorBytes);
-  _tile_dpbsud(0, 1, 2);
-  _tile_stored(0, out->sum, kCodeVectorBytes);
-}
-
-// Products of one block and what is taken off them, scaled and added to the sums of every token.
-// `numbers`: scale, scale * sum, -128 sum, -128 first of n_tokens each (matmul_kernels.h).
-template <ScaleForm kForm, int kZeroShift>
-PHASOR_INLINE void AddProducts(const Products& products, const Products& upper, __m512 scale,
-                               __m512 second, const std::byte* numbers, int n_tokens,
-                               float (*y)[kPanelRows]) {
-  constexpr bool kHalves = kForm == ScaleForm::kSuperHalves;
-  constexpr bool kHasOffset = kForm == ScaleForm::kAffine || kForm == ScaleForm::kSuperAffine;
-  for (int t = 0; t < n_tokens; ++t, numbers += 4) {
-    const __m512 x_scale = BroadcastFloat(numbers);
-    __m512i acc = _mm512_load_si512(products.sum[t]);
-    __m512 sum = _mm512_load_ps(y[t]);
-    if constexpr (!kHasOffset) {
-      __m512i zero = BroadcastInt(numbers + (kHalves ? 12 : 8) * n_tokens);
-      if constexpr (kHalves) {
-        __m512i zero_upper = _mm512_sub_epi32(BroadcastInt(numbers + 8 * n_tokens), zero);
-        if constexpr (kZeroShift != 0) zero_upper = _mm512_srai_epi32(zero_upper, kZeroShift);
-        const __m512i up = _mm512_add_epi32(_mm512_load_si512(upper.sum[t]), zero_upper);
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(up), _mm512_mul_ps(second, x_scale), sum);
-      }
-      if constexpr (kZeroShift != 0) zero = _mm512_srai_epi32(zero, kZeroShift);
-      acc = _mm512_add_epi32(acc, zero);
-    }
-    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_mul_ps(scale, x_scale), sum);
-    if constexpr (kHasOffset) {
-      sum = _mm512_fmadd_ps(second, BroadcastFloat(numbers + 4 * n_tokens), sum);
-    }
-    _mm512_store_ps(y[t], sum);
+// The bytes j = 0 ... 3 of every lane as floats 256 + byte: shifted into the upper mantissa bits.
+template <int kByte>
+PHASOR_INLINE __m512 FloatsAbove256(__m512i bytes) {
+  constexpr int kShift = 15 - 8 * kByte;  // to the left
+  __m512i bits;
+  if constexpr (kShift > 0) {
+    bits = _mm512_slli_epi32(bytes, kShift);
+  } else {
+    bits = _mm512_srli_epi32(bytes, -kShift);
   }
+  constexpr int kAndOr = 0xea;  // (a & b) | c
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+      bits, _mm512_set1_epi32(0x007f8000), _mm512_set1_epi32(0x43800000), kAndOr));
 }
 
-void WriteTokens(const PanelTask& task, const float (*sums)[kPanelRows]) {
-  const __mmask16 rows = static_cast<__mmask16>((1u << task.n_rows) - 1);
-  const __m512 bias =
-      task.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, task.bias);
-  for (int t = 0; t < task.n_tokens; ++t) {
-    float* y = task.y + t * task.ldy;
-    __m512 value = _mm512_add_ps(_mm512_load_ps(sums[t]), bias);
-    if (task.accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), value);
-    _mm512_mask_storeu_ps(y, rows, value);
-  }
+// Rounds to bfloat16, halves away from zero, and puts `even` below `odd` in every lane.
+PHASOR_INLINE __m512i RoundPairs(__m512 even, __m512 odd) {
+  const __m512i half = _mm512_set1_epi32(0x8000);
+  const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
+  return OrMasked(low, _mm512_add_epi32(_mm512_castps_si512(odd), half),
+                  _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
 }
 
+// One code vector, [16 rows][4 columns], to two rows of a tile: scale * code + offset.
+// `offset` is what 256 * scale too much in the codes comes to, and the offset of the format.
+PHASOR_INLINE void DecodeVector(__m512i codes, __m512 scale, __m512 offset, std::byte* tile_rows) {
+  const __m512 a = _mm512_fmadd_ps(FloatsAbove256<0>(codes), scale, offset);
+  const __m512 b = _mm512_fmadd_ps(FloatsAbove256<1>(codes), scale, offset);
+  const __m512 c = _mm512_fmadd_ps(FloatsAbove256<2>(codes), scale, offset);
+  const __m512 d = _mm512_fmadd_ps(FloatsAbove256<3>(codes), scale, offset);
+  _mm512_store_si512(tile_rows, RoundPairs(a, b));
+  _mm512_store_si512(tile_rows + kCodeVectorBytes, RoundPairs(c, d));
+}
+
+// Blocks of one panel to tiles. `w` is where the blocks and what precedes them begin.
 template <int kBits, ScaleForm kForm>
-void TileKernel(const PanelTask& task) {
+void DecodePanel(const std::byte* w, int64_t n_blocks, std::byte* tiles) {
   constexpr PanelLayout kLayout = {kBits, kForm};
   constexpr bool kHalves = kForm == ScaleForm::kSuperHalves;
-  const TileConfig config = MakeConfig(task.n_tokens, kHalves ? kCodeBlock / 2 : kCodeBlock);
-  StoreBeforeTileLoad(&config);
-  _tile_loadconfig(&config);
-  alignas(64) float y[kMaxTokens][kPanelRows] = {};
-  alignas(64) std::byte bytes[8 * kCodeVectorBytes];
-  Products products, upper;
+  const __m512 zero_code = _mm512_set1_ps(-256.0f - static_cast<float>(kLayout.zero_code()));
   __m512 super_scale = _mm512_setzero_ps(), super_offset = super_scale;
-  const std::byte *w = task.w, *x = task.x;
-  for (int64_t b = 0; b < task.n; ++b) {
+  for (int64_t b = 0; b < n_blocks; ++b, tiles += kTileBytes) {
     if constexpr (kLayout.is_super()) {
       if (b % kBlocksPerSuper == 0) {
         LoadSuper<kForm>(w, &super_scale, &super_offset);
         w += kLayout.super_bytes();
       }
     }
-    const std::byte* codes = w;
-    if constexpr (kBits != 8) {
-      __m512i c[8];
-      LoadCodes<kBits>(w, c);
-      PHASOR_UNROLL
-      for (int v = 0; v < 8; ++v) _mm512_store_si512(bytes + v * kCodeVectorBytes, c[v]);
-      codes = bytes;
-    }
+    __m512i c[8];
     __m512 scale, second = _mm512_setzero_ps();
+    LoadCodes<kBits>(w, c);
     LoadScales<kBits, kForm>(w, super_scale, super_offset, &scale, &second);
-    Multiply(x, codes, &products);
-    if constexpr (kHalves) Multiply(x + kCodeBlock / 2, codes + 4 * kCodeVectorBytes, &upper);
-    AddProducts<kForm, 8 - kBits>(products, upper, scale, second, x + kCodeBlock * task.n_tokens,
-                                  task.n_tokens, y);
+    const __m512 offset =
+        kLayout.is_affine() ? _mm512_fmadd_ps(scale, zero_code, second)
+                            : _mm512_mul_ps(scale, zero_code);
+    const __m512 upper_scale = kHalves ? second : scale;
+    const __m512 upper_offset = kHalves ? _mm512_mul_ps(second, zero_code) : offset;
+    PHASOR_UNROLL
+    for (int v = 0; v < 8; ++v) {
+      DecodeVector(c[v], v < 4 ? scale : upper_scale, v < 4 ? offset : upper_offset,
+                   tiles + 2 * v * kCodeVectorBytes);
+    }
     w += kLayout.block_bytes();
-    x += task.n_tokens * kActivationBytes;
   }
-  _tile_release();
-  WriteTokens(task, y);
 }
 
-template <DType kType>
-constexpr PanelKernel kManyTokens[] = {FloatKernel<kType, 13>, FloatKernel<kType, 14>,
-                                       FloatKernel<kType, 15>, FloatKernel<kType, 16>};
+// ---- Activations -----------------------------------------------------------------------------
+
+// Rounds 16 floats to bfloat16, halves to even, in the lower halves of lanes. NaN and infinity
+// become NaN: a token that has one shows it in all its results, as with 8-bit activations.
+PHASOR_INLINE __m512i RoundToBf16(__m512 x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_sub_ps(x, x), _mm512_setzero_ps(), _CMP_EQ_OQ);
+  return _mm512_mask_srli_epi32(_mm512_set1_epi32(0x7fc0), finite, rounded, 16);
+}
+
+void PackTokens(const float* x, int64_t ldx, int n_tokens, int64_t n_blocks, std::byte* group) {
+  for (int t = 0; t < kTileTokens; ++t, group += 2 * kCodeBlock) {
+    std::byte* out = group;
+    const float* from = x + t * ldx;
+    for (int64_t b = 0; b < n_blocks; ++b, out += kTileBytes, from += kCodeBlock) {
+      __m256i low = _mm256_setzero_si256(), high = low;
+      if (t < n_tokens) {
+        low = _mm512_cvtepi32_epi16(RoundToBf16(_mm512_loadu_ps(from)));
+        high = _mm512_cvtepi32_epi16(RoundToBf16(_mm512_loadu_ps(from + 16)));
+      }
+      _mm256_store_si256(reinterpret_cast<__m256i*>(out), low);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(out) + 1, high);
+    }
+  }
+}
+
+// ---- Products --------------------------------------------------------------------------------
+
+TileConfig FullTiles() {
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    config.n_rows[i] = kTileTokens;
+    config.row_bytes[i] = kCodeVectorBytes;
+  }
+  return config;
+}
+
+// A tile of sums: where it comes from and where it goes.
+struct SumTile {
+  alignas(64) float room[kTileTokens][kPanelRows];
+  const float* from;
+  float* to;
+  int64_t from_stride, to_stride;  // bytes
+};
+struct SumTiles {
+  SumTile tile[4];
+};
+
+alignas(64) constexpr float kZeros[kPanelRows] = {};
+
+// The sums of tokens [token, token + 16) and one panel. Those that are not 16 by 16 numbers of y,
+// or that start from both y and a bias, are collected in the tile's own room.
+void Begin(const ManyTokensTask& task, int64_t panel, int token, bool is_first, SumTile* tile) {
+  const float* bias = task.bias == nullptr ? nullptr : task.bias + panel * kPanelRows;
+  float* y = task.y + token * task.ldy + panel * kPanelRows;
+  const int64_t n_rows = std::min<int64_t>(kPanelRows, task.n_rows - panel * kPanelRows);
+  const int n_tokens = std::min(kTileTokens, task.n_tokens - token);
+  const bool from_y = !is_first || task.accumulate, add_bias = is_first && bias != nullptr;
+  const bool is_whole = n_rows == kPanelRows && n_tokens == kTileTokens;
+  tile->to_stride = task.ldy * static_cast<int64_t>(sizeof(float));
+  tile->to = y;
+  tile->from = from_y ? y : add_bias ? bias : kZeros;
+  tile->from_stride = from_y ? tile->to_stride : 0;
+  if (is_whole && !(from_y && add_bias)) return;
+  for (int t = 0; t < kTileTokens; ++t) {
+    for (int r = 0; r < kPanelRows; ++r) {
+      const bool inside = t < n_tokens && r < n_rows;
+      tile->room[t][r] = (inside && from_y ? y[t * task.ldy + r] : 0.0f) +
+                         (inside && add_bias ? bias[r] : 0.0f);
+    }
+  }
+  tile->from = tile->to = tile->room[0];
+  tile->from_stride = tile->to_stride = sizeof(tile->room[0]);
+}
+
+void End(const ManyTokensTask& task, int64_t panel, int token, const SumTile& tile) {
+  if (tile.to != tile.room[0]) return;
+  const int64_t n_rows = std::min<int64_t>(kPanelRows, task.n_rows - panel * kPanelRows);
+  const int n_tokens = std::min(kTileTokens, task.n_tokens - token);
+  for (int t = 0; t < n_tokens; ++t) {
+    std::memcpy(task.y + (token + t) * task.ldy + panel * kPanelRows, tile.room[t],
+                static_cast<std::size_t>(n_rows) * sizeof(float));
+  }
+}
+
+PHASOR_INLINE void LoadSums(const SumTiles& sums) {
+  StoreBeforeTileLoad(&sums);
+  _tile_loadd(0, sums.tile[0].from, sums.tile[0].from_stride);
+  _tile_loadd(1, sums.tile[1].from, sums.tile[1].from_stride);
+  _tile_loadd(2, sums.tile[2].from, sums.tile[2].from_stride);
+  _tile_loadd(3, sums.tile[3].from, sums.tile[3].from_stride);
+}
+
+PHASOR_INLINE void StoreSums(SumTiles* sums) {
+  _tile_stored(0, sums->tile[0].to, sums->tile[0].to_stride);
+  _tile_stored(1, sums->tile[1].to, sums->tile[1].to_stride);
+  _tile_stored(2, sums->tile[2].to, sums->tile[2].to_stride);
+  _tile_stored(3, sums->tile[3].to, sums->tile[3].to_stride);
+}
+
+// Two groups of tokens (sums 0 1, 2 3) times two panels.
+PHASOR_INLINE void MultiplyTwoByTwo(const std::byte* x, int64_t group_bytes, const std::byte* w,
+                                    int64_t panel_bytes, int64_t n_blocks) {
+  for (int64_t b = 0; b < n_blocks; ++b, x += kTileBytes, w += kTileBytes) {
+    _tile_loadd(4, x, kCodeVectorBytes);
+    _tile_loadd(6, w, kCodeVectorBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, w + panel_bytes, kCodeVectorBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, x + group_bytes, kCodeVectorBytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+// One group of tokens times four panels.
+PHASOR_INLINE void MultiplyOneByFour(const std::byte* x, const std::byte* w, int64_t panel_bytes,
+                                     int64_t n_blocks) {
+  for (int64_t b = 0; b < n_blocks; ++b, x += kTileBytes, w += kTileBytes) {
+    _tile_loadd(4, x, kCodeVectorBytes);
+    _tile_loadd(5, w, kCodeVectorBytes);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, w + panel_bytes, kCodeVectorBytes);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_loadd(7, w + 2 * panel_bytes, kCodeVectorBytes);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, w + 3 * panel_bytes, kCodeVectorBytes);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+}
+
+// Tokens from `token` on, kGroups groups of 16 of them, and the decoded panels from `panel` on,
+// 4 / kGroups of them. What is beyond the last panel is multiplied and dropped.
+template <int kGroups>
+void MultiplyTiles(const ManyTokensTask& task, int token, int64_t panel, int64_t first_block,
+                   int64_t n_blocks, const std::byte* tiles) {
+  constexpr int kPanels = 4 / kGroups;
+  SumTiles sums;
+  const int64_t group_bytes = task.n_blocks * kTileBytes;
+  const int n_panels = static_cast<int>(std::min<int64_t>(kPanels, task.n_panels() - panel));
+  for (int i = 0; i < 4; ++i) {
+    SumTile& tile = sums.tile[i];
+    if (i % kPanels < n_panels) {
+      Begin(task, panel + i % kPanels, token + i / kPanels * kTileTokens, first_block == 0, &tile);
+    } else {
+      tile.from = kZeros;
+      tile.from_stride = 0;
+      tile.to = tile.room[0];
+      tile.to_stride = sizeof(tile.room[0]);
+    }
+  }
+  const std::byte* x = task.x + token / kTileTokens * group_bytes + first_block * kTileBytes;
+  LoadSums(sums);
+  if constexpr (kGroups == 2) {
+    MultiplyTwoByTwo(x, group_bytes, tiles, n_blocks * kTileBytes, n_blocks);
+  } else {
+    MultiplyOneByFour(x, tiles, n_blocks * kTileBytes, n_blocks);
+  }
+  StoreSums(&sums);
+  StoreBeforeTileLoad(&sums);
+  for (int i = 0; i < 4; ++i) {
+    if (i % kPanels >= n_panels) continue;
+    End(task, panel + i % kPanels, token + i / kPanels * kTileTokens, sums.tile[i]);
+  }
+}
+
+using PanelDecoder = void (*)(const std::byte* w, int64_t n_blocks, std::byte* tiles);
+
+PanelDecoder FindDecoder(PanelLayout layout) {
+  return VisitLayout(layout, []<int kBits, ScaleForm kForm>() -> PanelDecoder {
+    return DecodePanel<kBits, kForm>;
+  });
+}
+
+void Multiply(const ManyTokensTask& task, std::byte* room) {
+  const PanelDecoder decode = FindDecoder(task.layout);
+  const TileConfig config = FullTiles();
+  StoreBeforeTileLoad(&config);
+  _tile_loadconfig(&config);
+  const int64_t n_panels = task.n_panels();
+  constexpr int64_t kMaxBlocks = kMaxColumns / kCodeBlock;
+  const int64_t panels_at_once = kRoomTiles / std::min(task.n_blocks, kMaxBlocks) / 4 * 4;
+  for (int64_t first = 0; first < n_panels; first += panels_at_once) {
+    const int64_t end = std::min(n_panels, first + panels_at_once);
+    for (int64_t block = 0; block < task.n_blocks; block += kMaxBlocks) {
+      const int64_t n_blocks = std::min(kMaxBlocks, task.n_blocks - block);
+      const int64_t decoded_bytes = n_blocks * kTileBytes;
+      for (int64_t p = first; p < end; ++p) {
+        decode(task.w + p * task.panel_bytes + task.layout.PanelBytes(block), n_blocks,
+               room + (p - first) * decoded_bytes);
+      }
+      StoreBeforeTileLoad(room);
+      int token = 0;
+      for (; token + kTileTokens < task.n_tokens; token += 2 * kTileTokens) {
+        for (int64_t p = first; p < end; p += 2) {
+          MultiplyTiles<2>(task, token, p, block, n_blocks, room + (p - first) * decoded_bytes);
+        }
+      }
+      for (int64_t p = first; token < task.n_tokens && p < end; p += 4) {
+        MultiplyTiles<1>(task, token, p, block, n_blocks, room + (p - first) * decoded_bytes);
+      }
+    }
+  }
+  _tile_release();
+}
 
 }  // namespace
 }  // namespace phasor
 PHASOR_END_TARGET
 
 namespace phasor {
-namespace {
 
-PanelKernel FindPacked(PanelLayout layout, int n_tokens) {
-  if (n_tokens <= kFewTokens) return Avx512MatMulKernels().packed(layout, n_tokens);
-  return VisitLayout(
-      layout, []<int kBits, ScaleForm kForm>() -> PanelKernel { return TileKernel<kBits, kForm>; });
-}
-
-PanelKernel FindFloat(DType dtype, int n_tokens) {
-  const int n_more = n_tokens - Avx512MatMulKernels().max_tokens;
-  if (n_more <= 0) return Avx512MatMulKernels().floats(dtype, n_tokens);
-  if (dtype == DType::kF32) return kManyTokens<DType::kF32>[n_more - 1];
-  if (dtype == DType::kF16) return kManyTokens<DType::kF16>[n_more - 1];
-  return kManyTokens<DType::kBF16>[n_more - 1];
-}
-
-}  // namespace
-
-const MatMulKernels& AmxMatMulKernels() {
-  static const MatMulKernels kernels = {kMaxTokens, FindPacked, FindFloat,
-                                        Avx512MatMulKernels().quantize};
-  return kernels;
+const ManyTokensKernels& AmxManyTokensKernels() {
+  static constexpr ManyTokensKernels kKernels = {
+      .min_tokens = 24,
+      .group_tokens = kTileTokens,
+      .token_block_bytes = kTileBytes / kTileTokens,
+      .room_bytes = kRoomTiles * kTileBytes,
+      .pack = PackTokens,
+      .multiply = Multiply,
+  };
+  return kKernels;
 }
 
 }  // namespace phasor

@@ -47,6 +47,34 @@ struct MatMulKernels {
   void (*quantize)(const float* x, int64_t n_blocks, int t, int nt, std::byte* group);
 };
 
+// Products of many tokens with packed panels that are decoded first: for hardware whose products are
+// so fast that scaling the sums of every block would take longer than they do.
+struct ManyTokensTask {
+  PanelLayout layout;
+  const std::byte* w = nullptr;  // first panel
+  int64_t panel_bytes = 0;
+  int64_t n_rows = 0;            // of all panels together; the last may have less than 16
+  int64_t n_blocks = 0;          // of 32 columns
+  const std::byte* x = nullptr;  // groups of tokens as `pack` leaves them
+  int n_tokens = 0;
+  float* y = nullptr;  // [n_tokens, ldy], first row of the first panel
+  int64_t ldy = 0;
+  const float* bias = nullptr;  // of the first panel's first row, or null
+  bool accumulate = false;
+
+  int64_t n_panels() const { return (n_rows + 15) / 16; }
+};
+
+struct ManyTokensKernels {
+  int min_tokens;  // for fewer the kernels for panels are faster
+  int group_tokens;
+  int64_t token_block_bytes;  // room for a token's 32 columns; missing tokens of a group take it too
+  int64_t room_bytes;         // that `multiply` needs for decoded weights
+  // Up to group_tokens tokens of n_blocks * 32 floats to the form that `multiply` reads.
+  void (*pack)(const float* x, int64_t ldx, int n_tokens, int64_t n_blocks, std::byte* group);
+  void (*multiply)(const ManyTokensTask& task, std::byte* room);
+};
+
 // Blocks whose largest magnitude is below this count as zero: 127 / max must stay finite.
 inline constexpr float kTinyActivation = 1e-36f;
 
@@ -54,15 +82,16 @@ const MatMulKernels& ScalarMatMulKernels();
 #if defined(__x86_64__)
 const MatMulKernels& Avx2MatMulKernels();
 const MatMulKernels& Avx512MatMulKernels();
-const MatMulKernels& AmxMatMulKernels();
+const ManyTokensKernels& AmxManyTokensKernels();
 #elif defined(__aarch64__)
 const MatMulKernels& NeonMatMulKernels();
 const MatMulKernels& NeonDotMatMulKernels();
 #endif
-// Those of a level this CPU can run, without tile registers.
+// Those of a level this CPU can run.
 const MatMulKernels& MatMulKernelsFor(CpuLevel level);
-// Those of the level in force, with tile registers where they are switched on (simd/cpu.h).
-const MatMulKernels& ActiveMatMulKernels();
+// What the level in force has for n_tokens tokens, or null: tile registers where they are switched
+// on (simd/cpu.h).
+const ManyTokensKernels* FindManyTokensKernels(int n_tokens);
 
 // c = (accumulate ? c : 0) + a * b; arguments as GemmF32 (ops/matmul.h).
 struct GemmArgs {

@@ -138,9 +138,9 @@ bool DetectAmx() {
 #elif defined(__x86_64__) && defined(__linux__)
   if (DetectedCpuLevel() != CpuLevel::kAvx512) return false;
   unsigned a, b, c, d;
-  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  if ((d & kTile) == 0 || (d & kInt8) == 0) return false;
+  if ((d & kTile) == 0 || (d & kBf16) == 0) return false;
   // State components 17 (configuration) and 18 (tiles): kept by the kernel, then granted by it.
   // OSXSAVE needs no look, it came with AVX-512.
   unsigned low, high;
@@ -168,14 +168,14 @@ bool AmxEnabled() {
   int on = g_amx.load(std::memory_order_relaxed);
   if (on < 0) {
     const char* wish = std::getenv("PHASOR_AMX");
-    on = wish != nullptr && std::string_view(wish) == "1" && HasAmx() ? 1 : 0;
+    on = (wish == nullptr || std::string_view(wish) != "0") && HasAmx() ? 1 : 0;
     g_amx.store(on, std::memory_order_relaxed);
   }
   return on != 0;
 }
 
 Status EnableAmx(bool on) {
-  if (on && !HasAmx()) return Unsupported("amx: this CPU or its kernel does not offer AMX-INT8");
+  if (on && !HasAmx()) return Unsupported("amx: this CPU or its kernel does not offer AMX-BF16");
   g_amx.store(on ? 1 : 0, std::memory_order_relaxed);
   return Status::Ok();
 }

@@ -39,7 +39,7 @@
 // avx512f brings avx2 with it.
 #define PHASOR_BEGIN_AMX \
   PHASOR_BEGIN_TARGET_(  \
-      "fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,amx-tile,amx-int8")
+      "fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,amx-tile,amx-bf16")
 #endif
 #define PHASOR_BEGIN_AVX512_BF16 \
   PHASOR_BEGIN_TARGET_(          \
