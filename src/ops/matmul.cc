@@ -12,6 +12,8 @@
 
 namespace phasor {
 
+const int kPrefetchBytes = IsIntelCpu() ? 8 << 10 : 1 << 10;
+
 const MatMulKernels& MatMulKernelsFor(CpuLevel level) {
 #if defined(__x86_64__)
   if (level == CpuLevel::kAvx512) return Avx512MatMulKernels();

@@ -39,7 +39,7 @@ constexpr int kTileBytes = 1024;
 // Decoded weights of up to so many columns at a time, in room that fits the L2 cache beside the
 // activations of two groups. A multiple of the 256 columns that share super scales.
 constexpr int64_t kMaxColumns = 2048;
-constexpr int64_t kRoomTiles = 512;
+constexpr int64_t kRoomTiles = 1024;
 // Products come four tiles at a time, so there must be room for four panels.
 static_assert(kRoomTiles >= 4 * kMaxColumns / kCodeBlock);
 

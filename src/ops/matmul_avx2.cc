@@ -176,12 +176,10 @@ PHASOR_INLINE void WriteSums(const PanelTask& task, int h, const __m256 (&sums)[
   }
 }
 
-// Weights are asked for this far ahead, as in matmul_avx512.cc.
-constexpr int kPrefetchBytes = 1 << 10;
-
 PHASOR_INLINE void PrefetchBlock(const std::byte* w, int block_bytes) {
+  const int ahead = kPrefetchBytes;
   for (int i = 0; i < block_bytes; i += kCodeVectorBytes) {
-    _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes + i, _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(w) + ahead + i, _MM_HINT_T1);
   }
 }
 

@@ -121,6 +121,15 @@ CpuLevel ActiveCpuLevel() {
   return static_cast<CpuLevel>(level);
 }
 
+bool IsIntelCpu() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_is("intel") != 0;
+#else
+  return false;
+#endif
+}
+
 std::vector<CpuLevel> AvailableCpuLevels() {
   std::vector<CpuLevel> levels;
   for (std::size_t i = 0; i < std::size(kLevelNames); ++i) {

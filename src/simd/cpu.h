@@ -29,6 +29,9 @@ CpuLevel ActiveCpuLevel();
 // All levels that this CPU can run, from kScalar up to the detected one, for tests.
 std::vector<CpuLevel> AvailableCpuLevels();
 
+// Whose memory system this is: some distances of prefetch were measured to differ.
+bool IsIntelCpu();
+
 // Lowers (or restores) the level in force. Fails when the CPU cannot run it. Call it before models
 // are loaded: packed weights may depend on it.
 Status SetCpuLevel(CpuLevel level);
