@@ -1,8 +1,8 @@
 // AMX: products of many tokens, with weights and activations rounded to bfloat16.
 //
-// Weights keep their scales of 32 columns and activations lose less than in 8 bits (2^-9 of every
-// number instead of 1/254 of the largest of 32), and because scales are in the operands, sums stay
-// in the tile registers from the first column to the last. Products of int8 with tiles (the
+// Weights keep their scales of 32 columns and activations lose less than in 8 bits (up to 1/256 of
+// every number instead of 1/254 of the largest of 32), and because scales are in the operands, sums
+// stay in the tile registers from the first column to the last. Products of int8 with tiles (the
 // predecessor of this file) were as slow as vpdpbusd: their sums leave the tile every 32 columns to
 // be scaled, and that takes what the product saves.
 //
@@ -328,7 +328,7 @@ namespace phasor {
 
 const ManyTokensKernels& AmxManyTokensKernels() {
   static constexpr ManyTokensKernels kKernels = {
-      .min_tokens = 24,
+      .min_tokens = 20,
       .group_tokens = kTileTokens,
       .token_block_bytes = kTileBytes / kTileTokens,
       .room_bytes = kRoomTiles * kTileBytes,

@@ -14,7 +14,6 @@
 #include "ops/matmul_reference.h"
 #include "registry/weight_codec_table.h"
 #include "simd/cpu.h"
-#include "simd/cpu_test_util.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -101,15 +100,31 @@ struct KernelSet {
 std::vector<KernelSet> KernelSets() {
   std::vector<KernelSet> sets;
   for (CpuLevel level : AvailableCpuLevels()) sets.push_back({level});
-  if (TestAmx()) sets.push_back({CpuLevel::kAvx512, true});
+  if (HasAmx()) sets.push_back({CpuLevel::kAvx512, true});
   return sets;
+}
+
+// What Detected and the environment say is in force again.
+void UseBest() { KernelSet{DetectedCpuLevel(), HasAmx()}.Use(); }
+
+// Whether a product takes kernels that round activations and weights to bfloat16.
+bool RoundsToBf16(const WeightCodecInfo& codec, int n_tokens) {
+  return !codec.is_float && FindManyTokensKernels(n_tokens) != nullptr;
+}
+
+// What that costs a sum at most: half a unit in the eighth bit of every weight.
+double Bf16Tolerance(double magnitude) { return 1.01 * 0x1.0p-8 * magnitude; }
+
+std::vector<float> RoundedToBf16(std::vector<float> x) {
+  for (float& v : x) v = Bf16ToF32(F32ToBf16(v));
+  return x;
 }
 
 // Runs each test with every set this CPU has and restores level and tiles afterwards.
 class MatMulTest : public ::testing::TestWithParam<KernelSet> {
  protected:
   void SetUp() override { GetParam().Use(); }
-  void TearDown() override { KernelSet{DetectedCpuLevel()}.Use(); }
+  void TearDown() override { UseBest(); }
   MatMulScratch scratch_;
 };
 
@@ -136,6 +151,7 @@ TEST_P(MatMulTest, Int8ProductsEqualTheDoubleSumOverQuantizedActivations) {
   for (const WeightCodecInfo* codec : WeightCodecs()) {
     if (codec->is_float) continue;
     for (const Shape& s : kShapes) {
+      if (RoundsToBf16(*codec, s.n_tokens)) continue;
       ThreadPool pool(1 + s.n_tokens % 3);
       auto data = RandomWeights(*codec, s.n_rows, s.n_cols, rng);
       auto x = RandomFloats(s.n_tokens * s.n_cols, rng);
@@ -148,6 +164,52 @@ TEST_P(MatMulTest, Int8ProductsEqualTheDoubleSumOverQuantizedActivations) {
                                       s.n_cols, s.n_tokens);
       ExpectMatches(expected, y, s.n_cols / kCodeBlock,
                     std::string(codec->id) + " tokens " + std::to_string(s.n_tokens));
+    }
+  }
+}
+
+// Tokens around multiples of 16 and 32, panels around multiples of 2 and 4, more columns than are
+// decoded at once (2048), more panels than have room (1024 tiles).
+constexpr Shape kManyShapes[] = {{16, 256, 20},  {17, 256, 32},    {33, 768, 33},  {49, 512, 48},
+                                 {70, 256, 49},  {100, 2048, 29},  {40, 2304, 31}, {24, 4352, 65},
+                                 {640, 768, 40}, {300, 2048, 27}};
+
+TEST_P(MatMulTest, ProductsOfManyTokensRoundToBf16AndNoWorse) {
+  Rng rng(11);
+  for (const WeightCodecInfo* codec : WeightCodecs()) {
+    for (const Shape& s : kManyShapes) {
+      if (!RoundsToBf16(*codec, s.n_tokens)) continue;
+      ThreadPool pool(1 + s.n_tokens % 3);
+      auto data = RandomWeights(*codec, s.n_rows, s.n_cols, rng);
+      auto x = RandomFloats(s.n_tokens * s.n_cols, rng);
+      PackedMatrix w = MustPack(*codec, data, s.n_rows, s.n_cols, MatMulPrecision::kInt8, pool);
+      std::vector<float> y(static_cast<std::size_t>(s.n_tokens * s.n_rows), NAN);
+      MatMulJob job{.w = &w, .y = y.data()};
+      MatMul({&job, 1}, x.data(), 0, s.n_tokens, scratch_, pool);
+      auto expected = MatMulReference(*codec, data.data(), s.n_rows, s.n_cols,
+                                      RoundedToBf16(x).data(), s.n_cols, s.n_tokens);
+      // Rounding errors of weights are independent: their sum grows with the root of the terms.
+      double squares = 0, terms = 0;
+      std::vector<double> row, magnitude;
+      for (int64_t r = 0; r < s.n_rows; ++r) {
+        DecodeRowReference(*codec, data.data() + r * RowBytes(codec->dtype, s.n_cols), s.n_cols,
+                           &row, &magnitude);
+        for (int t = 0; t < s.n_tokens; ++t) {
+          const auto i = static_cast<std::size_t>(t * s.n_rows + r);
+          const double error = y[i] - expected[i].value;
+          ASSERT_LE(std::abs(error), Bf16Tolerance(expected[i].magnitude) +
+                                         SumTolerance(s.n_cols, expected[i].magnitude))
+              << codec->id << " rows " << s.n_rows << " tokens " << s.n_tokens << " element " << i;
+          squares += error * error;
+          for (int64_t k = 0; k < s.n_cols; ++k) {
+            const double term = row[static_cast<std::size_t>(k)] *
+                                x[static_cast<std::size_t>(t * s.n_cols + k)];
+            terms += term * term;
+          }
+        }
+      }
+      // Half a unit is at most 2^-8 of a number, an even error has a third of its square.
+      EXPECT_LE(std::sqrt(squares / terms), 0x1.0p-8 / std::sqrt(3.0)) << codec->id;
     }
   }
 }
@@ -210,15 +272,20 @@ TEST_P(MatMulTest, ExtremeCodesAndActivationsDoNotSaturate) {
       }
       PackedMatrix w = MustPack(*codec, data, 16, n_cols, MatMulPrecision::kInt8, pool);
       for (float sign : {1.0f, -1.0f}) {
-        std::vector<float> x(6 * n_cols, 127.0f * sign), y(6 * 16);
+        std::vector<float> x(40 * n_cols, 127.0f * sign), y(40 * 16);
         MatMulJob job{.w = &w, .y = y.data()};
-        for (int n_tokens : {1, 6}) {
+        for (int n_tokens : {1, 6, 40}) {
           MatMul({&job, 1}, x.data(), 0, n_tokens, scratch_, pool);
           auto expected =
               MatMulReference(*codec, data.data(), 16, n_cols, x.data(), n_cols, n_tokens);
-          std::vector<float> got(y.begin(), y.begin() + 16 * n_tokens);
-          ExpectMatches(expected, got, n_cols / kCodeBlock,
-                        std::string(codec->id) + " fill " + std::to_string(fill));
+          const bool is_bf16 = RoundsToBf16(*codec, n_tokens);
+          for (std::size_t i = 0; i < expected.size(); ++i) {
+            ASSERT_NEAR(y[i], expected[i].value,
+                        SumTolerance(is_bf16 ? n_cols : n_cols / kCodeBlock,
+                                     expected[i].magnitude) +
+                            (is_bf16 ? Bf16Tolerance(expected[i].magnitude) : 0))
+                << codec->id << " fill " << fill << " tokens " << n_tokens;
+          }
         }
       }
     }
@@ -253,7 +320,7 @@ TEST_P(MatMulTest, SeveralJobsWithStridesBiasAndAccumulationShareOneCall) {
   Rng rng(4);
   const int64_t n_cols = 256, rows[] = {24, 5, 100};
   const DType types[] = {DType::kQ4_1, DType::kF16, DType::kQ6_K};
-  for (int n_tokens : {1, 3, 20}) {
+  for (int n_tokens : {1, 3, 20, 40}) {
     for (int n_threads : {1, 2, 3}) {
       ThreadPool pool(n_threads);
       const int64_t ldx = n_cols + 7;
@@ -279,11 +346,15 @@ TEST_P(MatMulTest, SeveralJobsWithStridesBiasAndAccumulationShareOneCall) {
       }
       MatMul(jobs, x.data(), ldx, n_tokens, scratch_, pool);
       auto x_int8 = QuantizedActivationsReference(x.data(), ldx, n_tokens, n_cols);
+      auto x_bf16 = RoundedToBf16(x);
       for (int j = 0; j < 3; ++j) {
         const WeightCodecInfo& codec = *FindWeightCodec(types[j]);
-        auto expected = MatMulReference(codec, data[j].data(), rows[j], n_cols,
-                                        codec.is_float ? x.data() : x_int8.data(),
-                                        codec.is_float ? ldx : n_cols, n_tokens);
+        const bool is_bf16 = RoundsToBf16(codec, n_tokens);
+        const bool is_int8 = !codec.is_float && !is_bf16;
+        auto expected = MatMulReference(
+            codec, data[j].data(), rows[j], n_cols,
+            is_bf16 ? x_bf16.data() : is_int8 ? x_int8.data() : x.data(),
+            is_int8 ? n_cols : ldx, n_tokens);
         for (int t = 0; t < n_tokens; ++t) {
           for (int64_t r = 0; r < rows[j] + 3; ++r) {
             const std::size_t i = static_cast<std::size_t>(t * (rows[j] + 3) + r);
@@ -294,7 +365,9 @@ TEST_P(MatMulTest, SeveralJobsWithStridesBiasAndAccumulationShareOneCall) {
             const ReferenceSum& sum = expected[static_cast<std::size_t>(t * rows[j] + r)];
             double want = sum.value + (j == 1 ? 0 : bias[j][static_cast<std::size_t>(r)]) +
                           (j != 0 ? before[j][i] : 0);
-            ASSERT_NEAR(y[j][i], want, SumTolerance(n_cols, sum.magnitude + std::abs(want) + 2))
+            ASSERT_NEAR(y[j][i], want,
+                        SumTolerance(n_cols, sum.magnitude + std::abs(want) + 2) +
+                            (is_bf16 ? Bf16Tolerance(sum.magnitude) : 0))
                 << j;
           }
         }
@@ -329,8 +402,8 @@ TEST_P(MatMulTest, ZeroBlocksCountAsZeroAndNonFiniteActivationsShow) {
   const WeightCodecInfo& codec = *FindWeightCodec(DType::kQ8_0);
   auto data = RandomWeights(codec, 16, 64, rng);
   PackedMatrix w = MustPack(codec, data, 16, 64, MatMulPrecision::kInt8, pool);
-  for (int n_tokens : {1, 9}) {
-    std::vector<float> x(static_cast<std::size_t>(n_tokens) * 64, 0.0f), y(9 * 16, 1.0f);
+  for (int n_tokens : {1, 9, 40}) {
+    std::vector<float> x(static_cast<std::size_t>(n_tokens) * 64, 0.0f), y(40 * 16, 1.0f);
     MatMulJob job{.w = &w, .y = y.data()};
     MatMul({&job, 1}, x.data(), 0, n_tokens, scratch_, pool);
     for (int i = 0; i < n_tokens * 16; ++i) ASSERT_EQ(y[static_cast<std::size_t>(i)], 0.0f);
@@ -397,7 +470,7 @@ TEST(MatMul, LevelsAgreeBitForBitOnOneBlockOfASymmetricFormat) {
     }
     for (const auto& other : y) EXPECT_EQ(other, y[0]) << codec.id;
   }
-  KernelSet{DetectedCpuLevel()}.Use();
+  UseBest();
 }
 
 TEST(MatMul, PackedWeightsTakeAboutTheRoomOfTheFile) {

@@ -2,6 +2,7 @@
 // makes the instructions fault aborts.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -64,8 +65,22 @@ inline void tile_stored(int i, void* base, int64_t stride_bytes) {
   }
 }
 
-// Signed bytes of a, unsigned bytes of b; sums wrap.
-inline void tile_dpbsud(int sums, int a, int b) {
+// The number in bfloat16 at `at`; denormal numbers count as zero.
+inline float LoadBf16(const uint8_t* at) {
+  uint16_t half;
+  std::memcpy(&half, at, sizeof(half));
+  if ((half & 0x7f80) == 0) half &= 0x8000;
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// Results of the instruction are never denormal.
+inline float FlushDenormal(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? 0.0f : x; }
+
+// Pairs of bfloat16: even and odd columns of a are summed apart, then both are added to the sums.
+inline void tile_dpbf16ps(int sums, int a, int b) {
   Tiles& tiles = UseTile(sums);
   UseTile(a), UseTile(b);
   const TileConfig& config = tiles.config;
@@ -76,13 +91,15 @@ inline void tile_dpbsud(int sums, int a, int b) {
   PHASOR_CHECK(config.row_bytes[a] / 4 == config.n_rows[b]);
   for (int m = 0; m < config.n_rows[sums]; ++m) {
     for (int n = 0; n < config.row_bytes[sums] / 4; ++n) {
-      uint32_t sum;
-      std::memcpy(&sum, &tiles.byte[sums][m][4 * n], sizeof(sum));
-      for (int k = 0; k < config.row_bytes[a]; ++k) {
-        const int product =
-            static_cast<int8_t>(tiles.byte[a][m][k]) * tiles.byte[b][k / 4][4 * n + k % 4];
-        sum += static_cast<uint32_t>(product);
+      float part[2] = {};
+      for (int k = 0; k < config.row_bytes[a] / 2; ++k) {
+        const float x = LoadBf16(&tiles.byte[a][m][2 * k]);
+        const float y = LoadBf16(&tiles.byte[b][k / 2][4 * n + 2 * (k % 2)]);
+        part[k % 2] = FlushDenormal(std::fma(x, y, part[k % 2]));
       }
+      float sum;
+      std::memcpy(&sum, &tiles.byte[sums][m][4 * n], sizeof(sum));
+      sum = FlushDenormal(FlushDenormal(sum) + FlushDenormal(part[0] + part[1]));
       std::memcpy(&tiles.byte[sums][m][4 * n], &sum, sizeof(sum));
     }
   }
@@ -90,11 +107,11 @@ inline void tile_dpbsud(int sums, int a, int b) {
 
 }  // namespace phasor::emulated
 
-#undef _tile_dpbsud
+#undef _tile_dpbf16ps
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_zero
-#define _tile_dpbsud phasor::emulated::tile_dpbsud
+#define _tile_dpbf16ps phasor::emulated::tile_dpbf16ps
 #define _tile_loadconfig phasor::emulated::tile_loadconfig
 #define _tile_loadd phasor::emulated::tile_loadd
 #define _tile_release phasor::emulated::tile_release

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include "simd/cpu.h"
+
 namespace phasor {
 namespace {
 
@@ -15,6 +17,6 @@ bool FirstLevelIsLarge() {
 
 }  // namespace
 
-const bool kFetchIntoFirstLevel = FirstLevelIsLarge();
+const bool kFetchIntoFirstLevel = FirstLevelIsLarge() && !IsIntelCpu();
 
 }  // namespace phasor

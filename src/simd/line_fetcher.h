@@ -13,7 +13,7 @@ struct Upcoming {
   std::size_t n_bytes = 0;
 };
 
-// Whether this CPU's first-level data cache holds 48 KiB or more.
+// Whether requests go into the first-level cache; see LineFetcher.
 extern const bool kFetchIntoFirstLevel;
 
 // Brings `next` into the caches evenly over the steps of a kernel. A core keeps few requests open:
@@ -23,7 +23,8 @@ extern const bool kFetchIntoFirstLevel;
 //
 // Requests go into the first-level cache where it holds 48 KiB and more: there that is faster by a
 // tenth to a quarter (Zen 5); with 32 KiB, and asked for in bursts, it took twice the time (Zen 4),
-// so there they go into the second.
+// so there they go into the second. So they do on Intel's CPUs: on a Sapphire Rapids, with 48 KiB,
+// the second level takes a fifth less time.
 class LineFetcher {
  public:
   LineFetcher() = default;
