@@ -48,7 +48,7 @@ constexpr int kEndShift = 32;
 struct MatMulScratch::Impl {
   AlignedBuffer<std::byte> x_int8, x_float, x_many;
   std::vector<AlignedBuffer<std::byte>> rooms;  // for decoded weights, one per thread
-  std::unique_ptr<Share[]> shares;  // one per thread
+  std::unique_ptr<Share[]> shares;              // one per thread
   int n_shares = 0;
 };
 

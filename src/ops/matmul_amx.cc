@@ -56,8 +56,8 @@ PHASOR_INLINE __m512 FloatsAbove256(__m512i bytes) {
     bits = _mm512_srli_epi32(bytes, -kShift);
   }
   constexpr int kAndOr = 0xea;  // (a & b) | c
-  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
-      bits, _mm512_set1_epi32(0x007f8000), _mm512_set1_epi32(0x43800000), kAndOr));
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bits, _mm512_set1_epi32(0x007f8000),
+                                                       _mm512_set1_epi32(0x43800000), kAndOr));
 }
 
 // Rounds to bfloat16, halves away from zero, and puts `even` below `odd` in every lane.
@@ -97,9 +97,8 @@ void DecodePanel(const std::byte* w, int64_t n_blocks, std::byte* tiles) {
     __m512 scale, second = _mm512_setzero_ps();
     LoadCodes<kBits>(w, c);
     LoadScales<kBits, kForm>(w, super_scale, super_offset, &scale, &second);
-    const __m512 offset =
-        kLayout.is_affine() ? _mm512_fmadd_ps(scale, zero_code, second)
-                            : _mm512_mul_ps(scale, zero_code);
+    const __m512 offset = kLayout.is_affine() ? _mm512_fmadd_ps(scale, zero_code, second)
+                                              : _mm512_mul_ps(scale, zero_code);
     const __m512 upper_scale = kHalves ? second : scale;
     const __m512 upper_offset = kHalves ? _mm512_mul_ps(second, zero_code) : offset;
     PHASOR_UNROLL
@@ -118,8 +117,7 @@ void DecodePanel(const std::byte* w, int64_t n_blocks, std::byte* tiles) {
 PHASOR_INLINE __m512i RoundToBf16(__m512 x) {
   const __m512i bits = _mm512_castps_si512(x);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded =
-      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_sub_ps(x, x), _mm512_setzero_ps(), _CMP_EQ_OQ);
   return _mm512_mask_srli_epi32(_mm512_set1_epi32(0x7fc0), finite, rounded, 16);
 }
@@ -181,8 +179,8 @@ void Begin(const ManyTokensTask& task, int64_t panel, int token, bool is_first, 
   for (int t = 0; t < kTileTokens; ++t) {
     for (int r = 0; r < kPanelRows; ++r) {
       const bool inside = t < n_tokens && r < n_rows;
-      tile->room[t][r] = (inside && from_y ? y[t * task.ldy + r] : 0.0f) +
-                         (inside && add_bias ? bias[r] : 0.0f);
+      tile->room[t][r] =
+          (inside && from_y ? y[t * task.ldy + r] : 0.0f) + (inside && add_bias ? bias[r] : 0.0f);
     }
   }
   tile->from = tile->to = tile->room[0];

@@ -22,10 +22,10 @@ namespace phasor {
 inline constexpr int kActivationBytes = 48;
 
 // Kernels for few tokens on x86-64 ask for weights this far ahead, into the L2 cache and across the
-// borders of panels. Measured with one thread on Zen 4, where a plain loop reads 38 GB/s: with 1 KiB
-// Q4_0 37, Q6_K 37, Q8_0 31; with 8 KiB into L1 31, 32 and 28; without prefetch 23, 23 and 18 (then
-// also on pages of 4 KiB). On Sapphire Rapids, two threads, Llama-1B shape, tokens per second, a
-// plain loop reading 26 GB/s: 1 KiB 22 to 24, 2 KiB 25 to 28, 4, 8 and 16 KiB 28 to 34.
+// borders of panels. Measured with one thread on Zen 4, where a plain loop reads 38 GB/s: with 1
+// KiB Q4_0 37, Q6_K 37, Q8_0 31; with 8 KiB into L1 31, 32 and 28; without prefetch 23, 23 and 18
+// (then also on pages of 4 KiB). On Sapphire Rapids, two threads, Llama-1B shape, tokens per
+// second, a plain loop reading 26 GB/s: 1 KiB 22 to 24, 2 KiB 25 to 28, 4, 8 and 16 KiB 28 to 34.
 extern const int kPrefetchBytes;
 
 // One panel times one group of tokens.
@@ -54,8 +54,8 @@ struct MatMulKernels {
   void (*quantize)(const float* x, int64_t n_blocks, int t, int nt, std::byte* group);
 };
 
-// Products of many tokens with packed panels that are decoded first: for hardware whose products are
-// so fast that scaling the sums of every block would take longer than they do.
+// Products of many tokens with packed panels that are decoded first: for hardware whose products
+// are so fast that scaling the sums of every block would take longer than they do.
 struct ManyTokensTask {
   PanelLayout layout;
   const std::byte* w = nullptr;  // first panel
@@ -75,8 +75,9 @@ struct ManyTokensTask {
 struct ManyTokensKernels {
   int min_tokens;  // for fewer the kernels for panels are faster
   int group_tokens;
-  int64_t token_block_bytes;  // room for a token's 32 columns; missing tokens of a group take it too
-  int64_t room_bytes;         // that `multiply` needs for decoded weights
+  int64_t
+      token_block_bytes;  // room for a token's 32 columns; missing tokens of a group take it too
+  int64_t room_bytes;     // that `multiply` needs for decoded weights
   // Up to group_tokens tokens of n_blocks * 32 floats to the form that `multiply` reads.
   void (*pack)(const float* x, int64_t ldx, int n_tokens, int64_t n_blocks, std::byte* group);
   void (*multiply)(const ManyTokensTask& task, std::byte* room);

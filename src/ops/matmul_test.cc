@@ -170,8 +170,8 @@ TEST_P(MatMulTest, Int8ProductsEqualTheDoubleSumOverQuantizedActivations) {
 
 // Tokens around multiples of 16 and 32, panels around multiples of 2 and 4, more columns than are
 // decoded at once (2048), more panels than have room (1024 tiles).
-constexpr Shape kManyShapes[] = {{16, 256, 20},  {17, 256, 32},    {33, 768, 33},  {49, 512, 48},
-                                 {70, 256, 49},  {100, 2048, 29},  {40, 2304, 31}, {24, 4352, 65},
+constexpr Shape kManyShapes[] = {{16, 256, 20},  {17, 256, 32},   {33, 768, 33},  {49, 512, 48},
+                                 {70, 256, 49},  {100, 2048, 29}, {40, 2304, 31}, {24, 4352, 65},
                                  {640, 768, 40}, {300, 2048, 27}};
 
 TEST_P(MatMulTest, ProductsOfManyTokensRoundToBf16AndNoWorse) {
@@ -202,8 +202,8 @@ TEST_P(MatMulTest, ProductsOfManyTokensRoundToBf16AndNoWorse) {
               << codec->id << " rows " << s.n_rows << " tokens " << s.n_tokens << " element " << i;
           squares += error * error;
           for (int64_t k = 0; k < s.n_cols; ++k) {
-            const double term = row[static_cast<std::size_t>(k)] *
-                                x[static_cast<std::size_t>(t * s.n_cols + k)];
+            const double term =
+                row[static_cast<std::size_t>(k)] * x[static_cast<std::size_t>(t * s.n_cols + k)];
             terms += term * term;
           }
         }
@@ -280,10 +280,10 @@ TEST_P(MatMulTest, ExtremeCodesAndActivationsDoNotSaturate) {
               MatMulReference(*codec, data.data(), 16, n_cols, x.data(), n_cols, n_tokens);
           const bool is_bf16 = RoundsToBf16(*codec, n_tokens);
           for (std::size_t i = 0; i < expected.size(); ++i) {
-            ASSERT_NEAR(y[i], expected[i].value,
-                        SumTolerance(is_bf16 ? n_cols : n_cols / kCodeBlock,
-                                     expected[i].magnitude) +
-                            (is_bf16 ? Bf16Tolerance(expected[i].magnitude) : 0))
+            ASSERT_NEAR(
+                y[i], expected[i].value,
+                SumTolerance(is_bf16 ? n_cols : n_cols / kCodeBlock, expected[i].magnitude) +
+                    (is_bf16 ? Bf16Tolerance(expected[i].magnitude) : 0))
                 << codec->id << " fill " << fill << " tokens " << n_tokens;
           }
         }
@@ -351,10 +351,11 @@ TEST_P(MatMulTest, SeveralJobsWithStridesBiasAndAccumulationShareOneCall) {
         const WeightCodecInfo& codec = *FindWeightCodec(types[j]);
         const bool is_bf16 = RoundsToBf16(codec, n_tokens);
         const bool is_int8 = !codec.is_float && !is_bf16;
-        auto expected = MatMulReference(
-            codec, data[j].data(), rows[j], n_cols,
-            is_bf16 ? x_bf16.data() : is_int8 ? x_int8.data() : x.data(),
-            is_int8 ? n_cols : ldx, n_tokens);
+        auto expected = MatMulReference(codec, data[j].data(), rows[j], n_cols,
+                                        is_bf16   ? x_bf16.data()
+                                        : is_int8 ? x_int8.data()
+                                                  : x.data(),
+                                        is_int8 ? n_cols : ldx, n_tokens);
         for (int t = 0; t < n_tokens; ++t) {
           for (int64_t r = 0; r < rows[j] + 3; ++r) {
             const std::size_t i = static_cast<std::size_t>(t * (rows[j] + 3) + r);

@@ -2,9 +2,9 @@
 // Kernel files include this and not <immintrin.h>. In a build with PHASOR_EMULATE_AVX512 the
 // intrinsics are plain C++ (simd/amx_emulation.h).
 //
-// How products of bfloat16 are laid out (Intel's manual, volume 2, TDPBF16PS): sums[m][n] += sum over
-// k, j < 2 of a[m][2 k + j] b[k][2 n + j], so a row of b is 16 lanes of two numbers that follow each
-// other in the depth.
+// How products of bfloat16 are laid out (Intel's manual, volume 2, TDPBF16PS): sums[m][n] += sum
+// over k, j < 2 of a[m][2 k + j] b[k][2 n + j], so a row of b is 16 lanes of two numbers that
+// follow each other in the depth.
 #pragma once
 
 #include <immintrin.h>

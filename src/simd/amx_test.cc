@@ -63,9 +63,7 @@ uint16_t RandomBf16(Rng& rng) {
 }
 
 // As the instruction takes it.
-float WithoutDenormal(uint16_t bits) {
-  return (bits & 0x7f80) == 0 ? 0.0f : Bf16ToF32(bits);
-}
+float WithoutDenormal(uint16_t bits) { return (bits & 0x7f80) == 0 ? 0.0f : Bf16ToF32(bits); }
 
 TEST(Amx, ProductsOfTilesAreThoseOfLoops) {
   if (!HasAmx()) GTEST_SKIP() << "needs a CPU with AMX-BF16, or an emulating build";
@@ -87,10 +85,9 @@ TEST(Amx, ProductsOfTilesAreThoseOfLoops) {
         double total = std::abs(sum);
         for (int k = 0; k < shape.depth; ++k) {
           const auto at = static_cast<std::size_t>((k / 2 * shape.n_columns + n) * 2 + k % 2);
-          const double product =
-              static_cast<double>(
-                  WithoutDenormal(x.a[static_cast<std::size_t>(m * shape.depth + k)])) *
-              WithoutDenormal(x.b[at]);
+          const double product = static_cast<double>(WithoutDenormal(
+                                     x.a[static_cast<std::size_t>(m * shape.depth + k)])) *
+                                 WithoutDenormal(x.b[at]);
           sum += product;
           total += std::abs(product);
         }

@@ -88,8 +88,7 @@ template <std::size_t kCount>
 void CompareCases(const Case (&cases)[kCount]) {
 #if !defined(PHASOR_EMULATE_AVX512)
   const char* wish = std::getenv("PHASOR_TEST_INSTRUCTIONS");
-  if (wish == nullptr || std::string_view(wish) != "1" ||
-      DetectedCpuLevel() != CpuLevel::kAvx512) {
+  if (wish == nullptr || std::string_view(wish) != "1" || DetectedCpuLevel() != CpuLevel::kAvx512) {
     GTEST_SKIP() << "needs an emulating build, or PHASOR_TEST_INSTRUCTIONS=1 on a CPU with AVX-512";
   }
 #endif

@@ -37,9 +37,9 @@ bool IsIntelCpu();
 Status SetCpuLevel(CpuLevel level);
 Status SetCpuLevel(std::string_view name);  // also takes "auto"
 
-// Tile registers with products of bfloat16 (AMX-TILE, AMX-BF16: Sapphire Rapids and later). Products
-// of many tokens with packed weights use them at level kAvx512 (ops/matmul_amx.cc), unless they are
-// switched off: by EnableAmx or with PHASOR_AMX=0 in the environment.
+// Tile registers with products of bfloat16 (AMX-TILE, AMX-BF16: Sapphire Rapids and later).
+// Products of many tokens with packed weights use them at level kAvx512 (ops/matmul_amx.cc), unless
+// they are switched off: by EnableAmx or with PHASOR_AMX=0 in the environment.
 //
 // HasAmx: the CPU has them and Linux lets this process use them; the first call asks it to.
 bool HasAmx();
