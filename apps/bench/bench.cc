@@ -122,7 +122,7 @@ Json ResultJson(const Case& c, const LoadedModel& model, const BenchFlags& flags
           {"build_number", 0},
           {"cpu_info", CpuName()},
           {"gpu_info", ""},
-          {"backends", std::string("CPU ") + CpuLevelName(ActiveCpuLevel())},
+          {"backends", "CPU " + ActiveKernels()},
           {"model_filename", model.path()},
           {"model_type", model.config().architecture + " " + model.weight_type()},
           {"model_size", model.file_bytes()},

@@ -189,6 +189,12 @@ Status EnableAmx(bool on) {
   return Status::Ok();
 }
 
+std::string ActiveKernels() {
+  const CpuLevel level = ActiveCpuLevel();
+  const bool tiles = level == CpuLevel::kAvx512 && AmxEnabled();
+  return std::string(CpuLevelName(level)) + (tiles ? "+amx" : "");
+}
+
 Status SetCpuLevel(CpuLevel level) {
   if (!CanRun(level)) {
     return Unsupported(std::string("cpu-level: this CPU can run up to ") +

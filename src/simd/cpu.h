@@ -5,6 +5,7 @@
 // and the levels of its own kind, x86-64 or 64-bit ARM.
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -46,5 +47,8 @@ bool HasAmx();
 bool AmxEnabled();
 // Fails when asked to switch on what HasAmx says is not there.
 Status EnableAmx(bool on);
+
+// What products run on, for reports: the name of the level in force, "avx512+amx" with tiles.
+std::string ActiveKernels();
 
 }  // namespace phasor

@@ -63,8 +63,12 @@ TEST(CpuLevel, AmxIsOnWhereItIsUnlessSwitchedOff) {
   }
   EXPECT_TRUE(EnableAmx(false).ok());
   EXPECT_FALSE(AmxEnabled());
+  EXPECT_EQ(ActiveKernels(), CpuLevelName(ActiveCpuLevel()));
   EXPECT_EQ(EnableAmx(true).ok(), HasAmx());
   EXPECT_EQ(AmxEnabled(), HasAmx());
+  if (HasAmx() && ActiveCpuLevel() == CpuLevel::kAvx512) {
+    EXPECT_EQ(ActiveKernels(), "avx512+amx");
+  }
 }
 
 }  // namespace
