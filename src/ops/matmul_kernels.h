@@ -24,7 +24,7 @@ inline constexpr int kActivationBytes = 48;
 // Kernels for few tokens on x86-64 ask for weights this far ahead, into the L2 cache and across the
 // borders of panels. Measured with one thread on Zen 4, where a plain loop reads 38 GB/s: with 1
 // KiB Q4_0 37, Q6_K 37, Q8_0 31; with 8 KiB into L1 31, 32 and 28; without prefetch 23, 23 and 18
-// (then also on pages of 4 KiB). On Sapphire Rapids, two threads, Llama-1B shape, tokens per
+// (then also on pages of 4 KiB). On Emerald Rapids, two threads, Llama-1B shape, tokens per
 // second, a plain loop reading 26 GB/s: 1 KiB 22 to 24, 2 KiB 25 to 28, 4, 8 and 16 KiB 28 to 34.
 extern const int kPrefetchBytes;
 

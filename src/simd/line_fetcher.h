@@ -23,7 +23,7 @@ extern const bool kFetchIntoFirstLevel;
 //
 // Requests go into the first-level cache where it holds 48 KiB and more: there that is faster by a
 // tenth to a quarter (Zen 5); with 32 KiB, and asked for in bursts, it took twice the time (Zen 4),
-// so there they go into the second. So they do on Intel's CPUs: on a Sapphire Rapids, with 48 KiB,
+// so there they go into the second. So they do on Intel's CPUs: on an Emerald Rapids, with 48 KiB,
 // the second level takes a fifth less time.
 class LineFetcher {
  public:
