@@ -119,7 +119,7 @@ PHASOR_INLINE __m512i RoundToBf16(__m512 x) {
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_sub_ps(x, x), _mm512_setzero_ps(), _CMP_EQ_OQ);
-  return _mm512_mask_srli_epi32(_mm512_set1_epi32(0x7fc0), finite, rounded, 16);
+  return _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fc0), finite, _mm512_srli_epi32(rounded, 16));
 }
 
 void PackTokens(const float* x, int64_t ldx, int n_tokens, int64_t n_blocks, std::byte* group) {
