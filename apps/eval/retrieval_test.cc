@@ -7,13 +7,25 @@
 
 #include "eval/retrieval_testing.h"
 #include "ops/vector_ops.h"
+#include "simd/cpu.h"
 
 namespace phasor::eval {
 namespace {
 
 // Tokens come in other batches when a question's beginning is kept from the one before; that moves
-// no sum of a kernel, so that nothing but the order of float sums over threads could differ.
+// no sum of a kernel, so that nothing but the order of float sums over threads could differ. Where
+// tile registers are used (ops/matmul.h) it would: few tokens take 8-bit activations, many
+// bfloat16.
 constexpr double kLogprobTolerance = 1e-6;
+
+class WithoutTiles {
+ public:
+  WithoutTiles() { EXPECT_TRUE(EnableAmx(false).ok()); }
+  ~WithoutTiles() { EXPECT_TRUE(EnableAmx(before_).ok()); }
+
+ private:
+  const bool before_ = AmxEnabled();
+};
 
 // The case alone: a fresh session that reads up to the stop in the same pieces.
 RetrievalResult AskAlone(const LoadedModel& model, const SessionOptions& options,
@@ -33,6 +45,7 @@ RetrievalResult AskAlone(const LoadedModel& model, const SessionOptions& options
 }
 
 TEST(Retrieval, EveryQuestionGetsTheAnswerThatItGetsAlone) {
+  const WithoutTiles without_tiles;
   const auto model = GoldenModel();
   ASSERT_TRUE(model.ok()) << model.status().message();
   const HaystackOptions making{.depths = {600, 1100}, .n_cases = 3, .n_asked = 3};
@@ -127,6 +140,7 @@ struct Cases {
 TEST(Retrieval, AnAnswerCountsAsGreedyDecodingWouldWriteIt) {
   // The tokens of the likeliest continuation are all right; with another one in the second place
   // one is wrong, and what follows is judged behind the right one.
+  const WithoutTiles without_tiles;
   const auto model = GoldenModel();
   ASSERT_TRUE(model.ok()) << model.status().message();
   const HaystackOptions making{.depths = {600}, .n_cases = 1, .n_asked = 1};

@@ -122,7 +122,13 @@ void RunPanels(const Call& call, const MatMulJob& job, int64_t begin, int64_t en
   }
 }
 
-// Panels [begin, end) of one job with packed weights against all tokens.
+// Whether the kernels for many tokens take a matrix.
+bool TakesMany(const PackedMatrix& w) {
+  if (w.is_integer()) return true;
+  return w.may_round() && w.float_dtype() == DType::kBF16 && w.n_cols() % kCodeBlock == 0;
+}
+
+// Panels [begin, end) of one job that TakesMany against all tokens.
 void RunPanelsOfMany(const Call& call, const MatMulJob& job, int64_t begin, int64_t end,
                      std::byte* room) {
   const PackedMatrix& w = *job.w;
@@ -204,7 +210,7 @@ void RunRange(const Call& call, std::span<const MatMulJob> jobs, int64_t begin, 
   for (const MatMulJob& job : jobs) {
     const int64_t n = job.w->n_panels();
     const int64_t first = std::max<int64_t>(0, begin), last = std::min(n, end);
-    if (call.many != nullptr && job.w->is_integer()) {
+    if (call.many != nullptr && TakesMany(*job.w)) {
       if (first < last) RunPanelsOfMany(call, job, first, last, room);
     } else {
       // A few panels at a time, so that they stay in cache while all groups of tokens pass by.
@@ -288,24 +294,24 @@ void MatMul(std::span<const MatMulJob> jobs, const float* x_TK, int64_t ldx, int
   Call call{kernels, FindManyTokensKernels(n_tokens), Groups(n_tokens, kernels.max_tokens),
             jobs[0].w->n_cols()};
   int64_t n_panels = 0, size_bytes = 0;
-  bool any_integer = false, any_float = false;
+  bool any_integer = false, any_float = false, any_many = false;
   for (const MatMulJob& job : jobs) {
     PHASOR_CHECK(job.w->n_cols() == call.n_cols);
     n_panels += job.w->n_panels();
     size_bytes += static_cast<int64_t>(job.w->size_bytes());
-    (job.w->is_integer() ? any_integer : any_float) = true;
+    const bool many = call.many != nullptr && TakesMany(*job.w);
+    (many ? any_many : job.w->is_integer() ? any_integer : any_float) = true;
   }
   if (ldx == 0) ldx = call.n_cols;
   MatMulScratch::Impl* own = scratch.impl();
-  const bool is_many = any_integer && call.many != nullptr;
-  if (is_many) PrepareMany(&call, x_TK, ldx, own, pool);
-  PrepareActivations(&call, x_TK, ldx, any_integer && !is_many, any_float, own, pool);
+  if (any_many) PrepareMany(&call, x_TK, ldx, own, pool);
+  PrepareActivations(&call, x_TK, ldx, any_integer, any_float, own, pool);
 
   const int64_t piece = std::max<int64_t>(
       1, n_tokens == 1 ? kPieceBytes * n_panels / size_bytes : n_panels / (8 * pool.size()));
   auto run = [&](int64_t begin, int64_t end, int thread) {
     RunRange(call, jobs, begin, end,
-             is_many ? own->rooms[static_cast<std::size_t>(thread)].data() : nullptr);
+             any_many ? own->rooms[static_cast<std::size_t>(thread)].data() : nullptr);
   };
   if (pool.size() == 1 || n_panels <= piece) return run(0, n_panels, 0);
   ShareOut(jobs, n_panels, size_bytes, pool.size(), own);

@@ -6,9 +6,13 @@
 //
 // Two precisions:
 //   kInt8  activations are quantized to int8 per block of 32 (scale = max|x| / 127), products are
-//          integer dot products; weight codes are exact. What users run.
+//          integer dot products; weight codes are exact. What users run. CPUs with tile registers
+//          round activations and weights to bfloat16 instead where there are 20 tokens and more
+//          (matmul_amx.cc), which loses less: a token's result then depends on how many came with
+//          it, by what 8-bit activations lose.
 //   kF32   weights are decoded to float, activations stay float. The yardstick for golden tests.
-// Float weights (F32, F16, BF16) are multiplied in float in both.
+// Float weights (F32, F16, BF16) are multiplied in float in both, but for BF16 with tile registers:
+// there kInt8 rounds the activations of 20 tokens and more to bfloat16 too.
 #pragma once
 
 #include <cstddef>
@@ -47,6 +51,8 @@ class PackedMatrix {
   int64_t n_rows() const { return n_rows_; }
   int64_t n_cols() const { return n_cols_; }
   bool is_integer() const { return layout_.code_bits != 0; }
+  // Whether kInt8 was asked for.
+  bool may_round() const { return may_round_; }
   const PanelLayout& layout() const { return layout_; }  // of integer panels
   DType float_dtype() const { return float_dtype_; }     // of float panels: kF32, kF16 or kBF16
   std::size_t size_bytes() const { return panels_.size(); }
@@ -58,6 +64,7 @@ class PackedMatrix {
   int64_t n_rows_ = 0, n_cols_ = 0;
   PanelLayout layout_;
   DType float_dtype_ = DType::kF32;
+  bool may_round_ = false;
   std::size_t panel_bytes_ = 0;
   HugeBlock panels_;
 };

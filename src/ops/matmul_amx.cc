@@ -1,4 +1,5 @@
-// AMX: products of many tokens, with weights and activations rounded to bfloat16.
+// AMX: products of many tokens, with weights and activations rounded to bfloat16. BF16 weights are
+// exact.
 //
 // Weights keep their scales of 32 columns and activations lose less than in 8 bits (up to 1/256 of
 // every number instead of 1/254 of the largest of 32), and because scales are in the operands, sums
@@ -107,6 +108,17 @@ void DecodePanel(const std::byte* w, int64_t n_blocks, std::byte* tiles) {
                    tiles + 2 * v * kCodeVectorBytes);
     }
     w += kLayout.block_bytes();
+  }
+}
+
+// Columns of BF16, [32 n_blocks][16 rows], to tiles: as they are, in pairs.
+void DecodeBf16Panel(const std::byte* w, int64_t n_blocks, std::byte* tiles) {
+  for (int64_t pair = 0; pair < 16 * n_blocks; ++pair) {
+    const auto* columns = reinterpret_cast<const __m256i*>(w + pair * kCodeVectorBytes);
+    const __m512i even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(columns));
+    const __m512i odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(columns + 1));
+    _mm512_store_si512(tiles + pair * kCodeVectorBytes,
+                       _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
   }
 }
 
@@ -281,6 +293,7 @@ void MultiplyTiles(const ManyTokensTask& task, int token, int64_t panel, int64_t
 using PanelDecoder = void (*)(const std::byte* w, int64_t n_blocks, std::byte* tiles);
 
 PanelDecoder FindDecoder(PanelLayout layout) {
+  if (layout.code_bits == 0) return DecodeBf16Panel;
   return VisitLayout(layout, []<int kBits, ScaleForm kForm>() -> PanelDecoder {
     return DecodePanel<kBits, kForm>;
   });
@@ -299,8 +312,10 @@ void Multiply(const ManyTokensTask& task, std::byte* room) {
     for (int64_t block = 0; block < task.n_blocks; block += kMaxBlocks) {
       const int64_t n_blocks = std::min(kMaxBlocks, task.n_blocks - block);
       const int64_t decoded_bytes = n_blocks * kTileBytes;
+      const int64_t before =
+          task.layout.code_bits == 0 ? block * kTileBytes : task.layout.PanelBytes(block);
       for (int64_t p = first; p < end; ++p) {
-        decode(task.w + p * task.panel_bytes + task.layout.PanelBytes(block), n_blocks,
+        decode(task.w + p * task.panel_bytes + before, n_blocks,
                room + (p - first) * decoded_bytes);
       }
       StoreBeforeTileLoad(room);

@@ -149,6 +149,7 @@ Result<PackedMatrix> PackedMatrix::Pack(const WeightCodecInfo& codec, const std:
   PackedMatrix m;
   m.n_rows_ = n_rows;
   m.n_cols_ = n_cols;
+  m.may_round_ = precision == MatMulPrecision::kInt8;
   if (codec.is_float) {
     m.float_dtype_ = codec.dtype;
     m.panel_bytes_ = static_cast<std::size_t>(RowBytes(codec.dtype, n_cols) * kPanelRows);
