@@ -75,7 +75,7 @@ struct Groups {
 
 struct Call {
   const MatMulKernels& kernels;
-  const ManyTokensKernels* many;  // null: packed weights take `kernels`
+  const ManyTokensKernels* many;  // null: all take `kernels`
   Groups groups;
   int64_t n_cols;
   const std::byte* x_int8 = nullptr;

@@ -161,12 +161,14 @@ TileConfig FullTiles() {
   return config;
 }
 
-// A tile of sums: where it comes from and where it goes.
+// A tile of sums: where it comes from, where it goes and what of it belongs to y.
 struct SumTile {
   alignas(64) float room[kTileTokens][kPanelRows];
   const float* from;
   float* to;
   int64_t from_stride, to_stride;  // bytes
+  float* y;
+  int n_tokens, n_rows;
 };
 struct SumTiles {
   SumTile tile[4];
@@ -179,10 +181,11 @@ alignas(64) constexpr float kZeros[kPanelRows] = {};
 void Begin(const ManyTokensTask& task, int64_t panel, int token, bool is_first, SumTile* tile) {
   const float* bias = task.bias == nullptr ? nullptr : task.bias + panel * kPanelRows;
   float* y = task.y + token * task.ldy + panel * kPanelRows;
-  const int64_t n_rows = std::min<int64_t>(kPanelRows, task.n_rows - panel * kPanelRows);
-  const int n_tokens = std::min(kTileTokens, task.n_tokens - token);
+  tile->y = y;
+  tile->n_rows = static_cast<int>(std::min<int64_t>(kPanelRows, task.n_rows - panel * kPanelRows));
+  tile->n_tokens = std::min(kTileTokens, task.n_tokens - token);
   const bool from_y = !is_first || task.accumulate, add_bias = is_first && bias != nullptr;
-  const bool is_whole = n_rows == kPanelRows && n_tokens == kTileTokens;
+  const bool is_whole = tile->n_rows == kPanelRows && tile->n_tokens == kTileTokens;
   tile->to_stride = task.ldy * static_cast<int64_t>(sizeof(float));
   tile->to = y;
   tile->from = from_y ? y : add_bias ? bias : kZeros;
@@ -190,7 +193,7 @@ void Begin(const ManyTokensTask& task, int64_t panel, int token, bool is_first, 
   if (is_whole && !(from_y && add_bias)) return;
   for (int t = 0; t < kTileTokens; ++t) {
     for (int r = 0; r < kPanelRows; ++r) {
-      const bool inside = t < n_tokens && r < n_rows;
+      const bool inside = t < tile->n_tokens && r < tile->n_rows;
       tile->room[t][r] =
           (inside && from_y ? y[t * task.ldy + r] : 0.0f) + (inside && add_bias ? bias[r] : 0.0f);
     }
@@ -199,13 +202,11 @@ void Begin(const ManyTokensTask& task, int64_t panel, int token, bool is_first, 
   tile->from_stride = tile->to_stride = sizeof(tile->room[0]);
 }
 
-void End(const ManyTokensTask& task, int64_t panel, int token, const SumTile& tile) {
-  if (tile.to != tile.room[0]) return;
-  const int64_t n_rows = std::min<int64_t>(kPanelRows, task.n_rows - panel * kPanelRows);
-  const int n_tokens = std::min(kTileTokens, task.n_tokens - token);
-  for (int t = 0; t < n_tokens; ++t) {
-    std::memcpy(task.y + (token + t) * task.ldy + panel * kPanelRows, tile.room[t],
-                static_cast<std::size_t>(n_rows) * sizeof(float));
+void End(const SumTile& tile, int64_t ldy) {
+  if (tile.to == tile.y) return;
+  for (int t = 0; t < tile.n_tokens; ++t) {
+    std::memcpy(tile.y + t * ldy, tile.room[t],
+                static_cast<std::size_t>(tile.n_rows) * sizeof(float));
   }
 }
 
@@ -286,7 +287,7 @@ void MultiplyTiles(const ManyTokensTask& task, int token, int64_t panel, int64_t
   StoreBeforeTileLoad(&sums);
   for (int i = 0; i < 4; ++i) {
     if (i % kPanels >= n_panels) continue;
-    End(task, panel + i % kPanels, token + i / kPanels * kTileTokens, sums.tile[i]);
+    End(sums.tile[i], task.ldy);
   }
 }
 

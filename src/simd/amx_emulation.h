@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "tensor/half.h"
 
 namespace phasor::emulated {
 
@@ -69,11 +70,7 @@ inline void tile_stored(int i, void* base, int64_t stride_bytes) {
 inline float LoadBf16(const uint8_t* at) {
   uint16_t half;
   std::memcpy(&half, at, sizeof(half));
-  if ((half & 0x7f80) == 0) half &= 0x8000;
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float x;
-  std::memcpy(&x, &bits, sizeof(x));
-  return x;
+  return (half & 0x7f80) == 0 ? 0.0f : Bf16ToF32(half);
 }
 
 // Results of the instruction are never denormal.
