@@ -17,11 +17,11 @@ scripts/build.sh avx512-emulated "${programs[@]}" || exit
 # The levels of this build, as the names of tests with the level for a parameter give them.
 levels=$($folder/src_ops_test --gtest_list_tests |
   sed -nE 's|^  AnyShapeMatchesDoubleAndTouchesNothingElse/([a-z0-9_]+).*|\1|p' | paste -sd ' ')
-if [[ $levels != "scalar avx2 avx512" ]]; then
-  echo "avx512: expected the levels 'scalar avx2 avx512', found '$levels'"
+if [[ $levels != "scalar avx2 avx512_vnni avx512" ]]; then
+  echo "avx512: expected the levels 'scalar avx2 avx512_vnni avx512', found '$levels'"
   exit 1
 fi
-echo "avx512: levels $levels, the last one emulated"
+echo "avx512: levels $levels, the last two emulated"
 
 run() {
   local program=$1 begin=$SECONDS

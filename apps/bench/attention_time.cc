@@ -309,7 +309,7 @@ class Meter {
 
 double PeakProducts() {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() < CpuLevel::kAvx512) return 0;
+  if (!IsAvx512(ActiveCpuLevel())) return 0;
   constexpr int kRounds = 20000;
   volatile int64_t sink = 0;
   const double ns = BestOf(20, [&] { sink = sink + RunDotProductPeak(kRounds); });

@@ -122,16 +122,16 @@ namespace phasor::bench {
 uint64_t ReadMemory(CpuLevel level, const std::byte* data, std::size_t size_bytes,
                     std::size_t prefetch_bytes) {
 #ifdef PHASOR_MEMORY_X86
-  if (level >= CpuLevel::kAvx512) return ReadAvx512(data, size_bytes, prefetch_bytes);
-  if (level >= CpuLevel::kAvx2) return ReadAvx2(data, size_bytes, prefetch_bytes);
+  if (IsAvx512(level)) return ReadAvx512(data, size_bytes, prefetch_bytes);
+  if (level == CpuLevel::kAvx2) return ReadAvx2(data, size_bytes, prefetch_bytes);
 #endif
   return ReadScalar(data, size_bytes);
 }
 
 void CopyMemory(CpuLevel level, const std::byte* from, std::byte* to, std::size_t size_bytes) {
 #ifdef PHASOR_MEMORY_X86
-  if (level >= CpuLevel::kAvx512) return CopyAvx512(from, to, size_bytes);
-  if (level >= CpuLevel::kAvx2) return CopyAvx2(from, to, size_bytes);
+  if (IsAvx512(level)) return CopyAvx512(from, to, size_bytes);
+  if (level == CpuLevel::kAvx2) return CopyAvx2(from, to, size_bytes);
 #endif
   std::memcpy(to, from, size_bytes);
 }

@@ -18,7 +18,7 @@
 
 namespace phasor {
 
-bool HasInt16Attention() { return ActiveCpuLevel() == CpuLevel::kAvx512; }
+bool HasInt16Attention() { return IsAvx512(ActiveCpuLevel()); }
 
 }  // namespace phasor
 

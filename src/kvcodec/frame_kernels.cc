@@ -276,7 +276,7 @@ void DecodeFrame(const FrameLayout& layout, const std::byte* page, float* frame_
 
 const FrameKernels& FrameKernelsFor(CpuLevel level) {
 #if defined(__x86_64__)
-  if (level == CpuLevel::kAvx512) return kFrameKernelsAvx512;
+  if (IsAvx512(level)) return kFrameKernelsAvx512;
   if (level == CpuLevel::kAvx2) return kFrameKernelsAvx2;
 #elif defined(__aarch64__)
   if (level == CpuLevel::kNeonDot) return kFrameKernelsNeonDot;

@@ -452,7 +452,7 @@ TEST(Frame, AStrongChannelIsMetByASecondPass) {
         EXPECT_GT(sum.eight_bits, sum.codes / 12) << "D " << D << " g " << g;
         // ... with it half of what is allowed (squared) where AVX2 and NEON leave it out for some
         // channels; the other levels leave a sixteenth of all steps and the roundings before them.
-        const bool partial = level != CpuLevel::kScalar && level != CpuLevel::kAvx512;
+        const bool partial = level != CpuLevel::kScalar && !IsAvx512(level);
         EXPECT_LE(sum.scoring, sum.eight_bits / (partial ? 4 : 64)) << "D " << D << " g " << g;
         const double allowed = partial ? std::sqrt(kFrameQueryError) : 0.05;
         EXPECT_LE(sum.scoring, allowed * allowed * sum.codes) << "D " << D << " g " << g;

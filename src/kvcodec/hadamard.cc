@@ -30,7 +30,7 @@ using BlockFunction = void (*)(float* x, int n, float norm);
 BlockFunction ChooseFunction(int block) {
   if (block < 16) return TransformShort;
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return avx512::TransformBlock;
+  if (IsAvx512(ActiveCpuLevel())) return avx512::TransformBlock;
   if (ActiveCpuLevel() == CpuLevel::kAvx2) return avx2::TransformBlock;
 #endif
   return plain::TransformBlock;

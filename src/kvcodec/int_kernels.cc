@@ -240,6 +240,7 @@ constinit const ThresholdTable kThresholds = MakeThresholds();
 
 const IntKernels& GetIntKernels(CpuLevel level) {
   const IntKernels* set = nullptr;
+  if (level == CpuLevel::kAvx512Vnni) set = IntKernelsAvx512Vnni();
   if (level == CpuLevel::kAvx512) set = IntKernelsAvx512();
   if (level == CpuLevel::kAvx2) set = IntKernelsAvx2();
   if (level == CpuLevel::kNeon) set = IntKernelsNeon();

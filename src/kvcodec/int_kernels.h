@@ -119,6 +119,7 @@ struct IntKernels {
 const IntKernels& GetIntKernels(CpuLevel level);
 // The sets of one level; null where the build has none (other processors).
 const IntKernels* IntKernelsAvx2();
+const IntKernels* IntKernelsAvx512Vnni();
 const IntKernels* IntKernelsAvx512();
 const IntKernels* IntKernelsNeon();
 const IntKernels* IntKernelsNeonDot();

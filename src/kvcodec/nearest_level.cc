@@ -51,7 +51,7 @@ uint8_t NearestTables::NearestCode(int book, int quarters) const {
 
 NearestRowSums NearestRow(const NearestRowArgs& args) {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return avx512::NearestInRow(args);
+  if (IsAvx512(ActiveCpuLevel())) return avx512::NearestInRow(args);
   if (ActiveCpuLevel() == CpuLevel::kAvx2) return avx2::NearestInRow(args);
 #endif
   return plain::NearestInRow(args);
@@ -59,7 +59,7 @@ NearestRowSums NearestRow(const NearestRowArgs& args) {
 
 float LargestOfRow(const float* x, int n) {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return avx512::LargestInRow(x, n);
+  if (IsAvx512(ActiveCpuLevel())) return avx512::LargestInRow(x, n);
   if (ActiveCpuLevel() == CpuLevel::kAvx2) return avx2::LargestInRow(x, n);
 #endif
   return plain::LargestInRow(x, n);

@@ -1,41 +1,9 @@
 // Codes of polar slots with AVX-512, 64 tokens of a slot in a vector of bytes: byte 4 l + k of
-// block B belongs to token 16 (4 B + k) + l, as in the 8-bit parts (packed_field.h). Include only
-// from kernel files.
-#pragma once
-
-#include <array>
-#include <cstddef>
-#include <cstdint>
-
-#include "kvcodec/polar_layout.h"
-#include "simd/avx512.h"
-#include "simd/target.h"
-
-namespace phasor {
-namespace {
-
-// For vpmultishiftqb: where the bits of a part of each byte's token begin in 64 bits, kAt bits
-// earlier, so that they arrive at bit kAt. [block][byte].
-template <int kPart, int kAt>
-struct PartShifts {
-  alignas(64) std::array<uint8_t, 128> bit = {};
-  constexpr PartShifts() {
-    for (int i = 0; i < 128; ++i) {
-      const int block = i / 64, lane = i % 64 / 4, k = i % 4;
-      const int from = 32 * (lane % 2) + PartShift(kPart, 4 * block + k, lane);
-      bit[static_cast<std::size_t>(i)] = static_cast<uint8_t>((from - kAt) & 63);
-    }
-  }
-};
-template <int kPart, int kAt>
-inline constexpr PartShifts<kPart, kAt> kPartShifts;
-
-}  // namespace
-}  // namespace phasor
-
-PHASOR_BEGIN_AVX512
-namespace phasor {
-namespace {
+// block B belongs to token 16 (4 B + k) + l, as in the 8-bit parts (packed_field.h). No include
+// guard; to be included once by a kernel file, inside its region and namespace, behind
+//   template <int kPart, int kAt> __m512i TakePart(__m512i words, int block): from the words of a
+//   part, those it has less of than 16 repeated, bits kAt .. kAt + kPart - 1 of every byte, the
+//   others junk.
 
 // Bits kAt .. kAt + kPart - 1 of every byte; the others are junk.
 template <int kPart, int kAt>
@@ -50,8 +18,7 @@ PHASOR_INLINE __m512i PlacePart(const std::byte* page, const std::size_t* part, 
     words =
         _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(page + part[3])));
   }
-  const __m512i shifts = _mm512_load_si512(kPartShifts<kPart, kAt>.bit.data() + 64 * block);
-  return _mm512_multishift_epi64_epi8(shifts, words);
+  return TakePart<kPart, kAt>(words, block);
 }
 
 // Puts a part above bit kAt of what is there.
@@ -90,7 +57,3 @@ PHASOR_INLINE void CodeBytes(const std::byte* page, const std::size_t* part, int
     }
   }
 }
-
-}  // namespace
-}  // namespace phasor
-PHASOR_END_TARGET

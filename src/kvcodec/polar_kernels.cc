@@ -97,6 +97,7 @@ constexpr PolarKernels kPolarKernelsScalar = {EncodePolarScalar, DecodeScalar, S
 
 const PolarKernels& PolarKernelsFor(CpuLevel level) {
 #if defined(__x86_64__)
+  if (level == CpuLevel::kAvx512Vnni) return kPolarKernelsAvx512Vnni;
   if (level == CpuLevel::kAvx512) return kPolarKernelsAvx512;
   if (level == CpuLevel::kAvx2) return kPolarKernelsAvx2;
 #endif

@@ -45,6 +45,7 @@ void ReferencePolarDecode(const PolarLayout& layout, const std::byte* page, int 
 
 // The levels; only to be called through PolarKernelsFor.
 extern const PolarKernels kPolarKernelsAvx2;
+extern const PolarKernels kPolarKernelsAvx512Vnni;
 extern const PolarKernels kPolarKernelsAvx512;
 // prepared: as PreparePolarWords wrote it (polar_plan.h).
 void ScorePolarAvx2(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
@@ -53,6 +54,8 @@ void ScorePolarFloatAvx2(const PolarLayout& layout, const float* prepared, int g
                          const std::byte* page, int n_tokens, float* score_GT);
 void ScorePolarAvx512(const PolarLayout& layout, const float* prepared, int g,
                       const std::byte* page, int n_tokens, float* score_GT, Upcoming next);
+void ScorePolarAvx512Vnni(const PolarLayout& layout, const float* prepared, int g,
+                          const std::byte* page, int n_tokens, float* score_GT, Upcoming next);
 void ScorePolarFloatAvx512(const PolarLayout& layout, const float* prepared, int g,
                            const std::byte* page, int n_tokens, float* score_GT);
 void EncodePolarScalar(const PolarLayout& layout, const float* x_TD, int n_tokens, std::byte* page);

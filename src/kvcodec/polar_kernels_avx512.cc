@@ -372,6 +372,8 @@ void ScorePolarFloatAvx512(const PolarLayout& layout, const float* prepared, int
 PHASOR_END_TARGET
 
 namespace phasor {
+const PolarKernels kPolarKernelsAvx512Vnni = {EncodePolarAvx512, DecodeAvx512, ScorePolarAvx512Vnni,
+                                              PreparePolarWords};
 const PolarKernels kPolarKernelsAvx512 = {EncodePolarAvx512, DecodeAvx512, ScorePolarAvx512,
                                           PreparePolarWords};
 }  // namespace phasor

@@ -1,4 +1,4 @@
-// The loop of AVX-512 scores of polar codecs over slots and tokens (polar_scan_avx512.cc).
+// The loop of AVX-512 scores of polar codecs over slots and tokens (polar_scan_avx512-inl.h).
 #pragma once
 
 #include <cstddef>
@@ -37,5 +37,6 @@ struct PolarScan {
 // Adds what the steps contribute to the sums of n_heads (1 .. kPolarPassHeads) and a page of
 // tokens.
 void ScanPolarAvx512(const PolarScan& scan, int n_heads);
+void ScanPolarAvx512Vnni(const PolarScan& scan, int n_heads);
 
 }  // namespace phasor

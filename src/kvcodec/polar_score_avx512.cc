@@ -1,6 +1,6 @@
 // Scores of polar codecs with AVX-512, in 16-bit integers with 32-bit sums: what is made anew for
 // every page. Radii and queries are those of the plan (polar_plan.h), tables what
-// polar_scan_avx512.cc looks up. Cosines and sines of the levels are computed 32 at a time: a phase
+// polar_scan_avx512-inl.h looks up. Cosines and sines of the levels are computed 32 at a time: a phase
 // of 16 bits wraps by itself, and the polynomial is four vpmulhrsw. A table of 5 or 6 bits counts
 // from the middle of the arc, where the queries have been turned to, so that half of them do.
 #if defined(__x86_64__)
@@ -17,6 +17,8 @@
 
 namespace phasor {
 namespace {
+
+using ScanFunction = void(const PolarScan&, int n_heads);  // ScanPolarAvx512 of a level
 
 constexpr int kChunkSteps = 16;  // whose tables stay in L1
 
@@ -270,7 +272,8 @@ void BuildSteps(const TableArgs& args, int begin, int n, Scratch* scratch) {
 }
 
 // Adds steps [begin, end) of the layout to the sums.
-void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch, LineFetcher* fetcher) {
+void AddSteps(const TableArgs& args, ScanFunction* scan, int begin, int end, Scratch* scratch,
+              LineFetcher* fetcher) {
   constexpr void (*kBuild[])(const TableArgs&, int, int, Scratch*) = {
       BuildSteps<0>, BuildSteps<1>, BuildSteps<2>, BuildSteps<3>, BuildSteps<4>,
       BuildSteps<5>, BuildSteps<6>, BuildSteps<7>, BuildSteps<8>};
@@ -278,7 +281,7 @@ void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch, LineF
   const int n_passes = (args.g + kPolarPassHeads - 1) / kPolarPassHeads;
   for (int pass = 0; pass < n_passes; ++pass) {  // of nearly equal size
     const int h = args.g * pass / n_passes, n_heads = args.g * (pass + 1) / n_passes - h;
-    const PolarScan scan = {args.page,
+    const PolarScan part = {args.page,
                             args.layout.steps.data() + begin,
                             scratch->radii.data(),
                             end - begin,
@@ -287,12 +290,12 @@ void AddSteps(const TableArgs& args, int begin, int end, Scratch* scratch, LineF
                             scratch->fine.data(),
                             scratch->sum.data() + h * kPageTokens,
                             fetcher};
-    ScanPolarAvx512(scan, n_heads);
+    scan(part, n_heads);
   }
 }
 
-bool Score(const PolarLayout& layout, const float* prepared, int g, const std::byte* page,
-           Scratch* scratch, float* score_GT, LineFetcher* fetcher) {
+bool Score(const PolarLayout& layout, ScanFunction* scan, const float* prepared, int g,
+           const std::byte* page, Scratch* scratch, float* score_GT, LineFetcher* fetcher) {
   constexpr PolarPlanLimits kLimits = {kRadiusUnits, kLargestSum, kSlotError, kLevelError,
                                        /*last_middle_bits=*/6};
   if (!PlanPolarScores(layout, prepared, g, page, kLimits, &scratch->plan)) return false;
@@ -306,7 +309,7 @@ bool Score(const PolarLayout& layout, const float* prepared, int g, const std::b
   const int n_steps = static_cast<int>(layout.steps.size());
   const int n_chunks = (n_steps + kChunkSteps - 1) / kChunkSteps;
   for (int c = 0; c < n_chunks; ++c) {
-    AddSteps(args, n_steps * c / n_chunks, n_steps * (c + 1) / n_chunks, scratch, fetcher);
+    AddSteps(args, scan, n_steps * c / n_chunks, n_steps * (c + 1) / n_chunks, scratch, fetcher);
   }
   for (int h = 0; h < g; ++h) {
     const __m512 unit = _mm512_set1_ps(scratch->plan.unit.data()[h]);
@@ -318,17 +321,26 @@ bool Score(const PolarLayout& layout, const float* prepared, int g, const std::b
   return true;
 }
 
-}  // namespace
-
-void ScorePolarAvx512(const PolarLayout& layout, const float* prepared, int g,
-                      const std::byte* page, int n_tokens, float* score_GT, Upcoming next) {
+void ScoreWith(ScanFunction* scan, const PolarLayout& layout, const float* prepared, int g,
+               const std::byte* page, int n_tokens, float* score_GT, Upcoming next) {
   static thread_local Scratch thread_scratch;
   Scratch* scratch = &thread_scratch;
   __asm__("" : "+r"(scratch));  // or g++ looks up thread-local memory at each use
   const int n_passes = (g + kPolarPassHeads - 1) / kPolarPassHeads;
   LineFetcher fetcher(next, static_cast<int>(layout.steps.size()) * kPolarBlocks * n_passes);
-  if (Score(layout, prepared, g, page, scratch, score_GT, &fetcher)) return;
+  if (Score(layout, scan, prepared, g, page, scratch, score_GT, &fetcher)) return;
   ScorePolarFloatAvx512(layout, prepared, g, page, n_tokens, score_GT);
+}
+
+}  // namespace
+
+void ScorePolarAvx512(const PolarLayout& layout, const float* prepared, int g,
+                      const std::byte* page, int n_tokens, float* score_GT, Upcoming next) {
+  ScoreWith(ScanPolarAvx512, layout, prepared, g, page, n_tokens, score_GT, next);
+}
+void ScorePolarAvx512Vnni(const PolarLayout& layout, const float* prepared, int g,
+                          const std::byte* page, int n_tokens, float* score_GT, Upcoming next) {
+  ScoreWith(ScanPolarAvx512Vnni, layout, prepared, g, page, n_tokens, score_GT, next);
 }
 
 }  // namespace phasor

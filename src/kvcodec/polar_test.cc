@@ -26,7 +26,7 @@ constexpr double kScoreError = 1e-5;
 constexpr double kKernelShare = 0.125, kDeviations = 6;
 double KernelShare() {
   const CpuLevel level = ActiveCpuLevel();
-  return level == CpuLevel::kAvx2 || level == CpuLevel::kAvx512 ? kKernelShare : 0;
+  return level == CpuLevel::kAvx2 || IsAvx512(level) ? kKernelShare : 0;
 }
 
 std::unique_ptr<PolarCodec> MakeCodec(int head_dim, int n_rot, const std::vector<PolarWidth>& width,
@@ -211,11 +211,11 @@ TEST(Polar, ScoresAreAsExactAsTheCodesWhereverThePageLies) {
 
 #if defined(__x86_64__)
 TEST(Polar, PagesAreScoredInIntegersUnlessTheyAreNarrow) {
-  for (CpuLevel level : {CpuLevel::kAvx2, CpuLevel::kAvx512}) {
+  for (CpuLevel level : {CpuLevel::kAvx2, CpuLevel::kAvx512Vnni, CpuLevel::kAvx512}) {
     if (level > DetectedCpuLevel()) continue;
     LevelGuard guard(level);
     const auto float_score =
-        level == CpuLevel::kAvx512 ? ScorePolarFloatAvx512 : ScorePolarFloatAvx2;
+        IsAvx512(level) ? ScorePolarFloatAvx512 : ScorePolarFloatAvx2;
     Rng rng(17);
     const int D = 64, g = 2;
     for (PolarWidth width : {PolarWidth{1, 3}, PolarWidth{3, 5}, PolarWidth{4, 6}, PolarWidth{5, 7},

@@ -92,7 +92,7 @@ const RowKernels& Scalar(RowType type) {
 
 const RowKernels& GetRowKernels(RowType type, CpuLevel level) {
   const RowKernels* set = nullptr;
-  if (level == CpuLevel::kAvx512) set = RowKernelsAvx512(type);
+  if (IsAvx512(level)) set = RowKernelsAvx512(type);
   if (level == CpuLevel::kAvx2) set = RowKernelsAvx2(type);
   if (level == CpuLevel::kNeon || level == CpuLevel::kNeonDot) set = RowKernelsNeon(type);
   return set != nullptr ? *set : Scalar(type);

@@ -27,7 +27,7 @@ void GemmF32(const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
              int n, int k, bool accumulate) {
   const GemmArgs args = {a, lda, b, ldb, c, ldc, m, n, k, accumulate};
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return GemmF32Avx512(args);
+  if (IsAvx512(ActiveCpuLevel())) return GemmF32Avx512(args);
   if (ActiveCpuLevel() == CpuLevel::kAvx2) return GemmF32Avx2(args);
 #elif defined(__aarch64__)
   if (ActiveCpuLevel() != CpuLevel::kScalar) return GemmF32Neon(args);

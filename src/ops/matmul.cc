@@ -16,7 +16,7 @@ const int kPrefetchBytes = IsIntelCpu() ? 8 << 10 : 1 << 10;
 
 const MatMulKernels& MatMulKernelsFor(CpuLevel level) {
 #if defined(__x86_64__)
-  if (level == CpuLevel::kAvx512) return Avx512MatMulKernels();
+  if (IsAvx512(level)) return Avx512MatMulKernels();
   if (level == CpuLevel::kAvx2) return Avx2MatMulKernels();
 #elif defined(__aarch64__)
   if (level == CpuLevel::kNeonDot) return NeonDotMatMulKernels();

@@ -198,7 +198,7 @@ void BenchGemm(benchmark::State& state, int m, int n, int k) {
 
 #if defined(__x86_64__)
 void BenchPeak(benchmark::State& state, int n_threads) {
-  if (DetectedCpuLevel() < CpuLevel::kAvx512) return state.SkipWithError("needs AVX-512 VNNI");
+  if (!IsAvx512(DetectedCpuLevel())) return state.SkipWithError("needs AVX-512 VNNI");
   constexpr int64_t kRounds = 100000;
   ThreadPool pool(n_threads);
   std::atomic<int64_t> total{0};

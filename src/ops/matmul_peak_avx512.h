@@ -13,7 +13,7 @@ PHASOR_BEGIN_AVX512
 namespace phasor {
 
 // Runs `rounds` times sixteen independent instructions, each 64 products and additions. Returns a
-// number that depends on all of them. Needs CpuLevel::kAvx512.
+// number that depends on all of them. Needs AVX-512 (IsAvx512).
 inline int64_t RunDotProductPeak(int64_t rounds) {
   const __m512i codes = _mm512_set1_epi8(3), activations = _mm512_set1_epi8(5);
   __m512i sums[16];

@@ -54,7 +54,7 @@ float ExpSum(float* x, int64_t n, float max) {
 
 float MaxOf(std::span<const FloatRow> rows, float start) {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return MaxOfAvx512(rows, start);
+  if (IsAvx512(ActiveCpuLevel())) return MaxOfAvx512(rows, start);
 #endif
   for (const FloatRow& r : rows) start = HWY_DYNAMIC_DISPATCH(MaxKernel)(r.x, r.n, start);
   return start;
@@ -62,7 +62,7 @@ float MaxOf(std::span<const FloatRow> rows, float start) {
 
 float ExpSum(std::span<const FloatRow> rows, float max) {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512) return ExpSumAvx512(rows, max);
+  if (IsAvx512(ActiveCpuLevel())) return ExpSumAvx512(rows, max);
 #endif
   float sum = 0;
   for (const FloatRow& r : rows) {

@@ -9,7 +9,7 @@
 #include "simd/avx512_test_util.h"
 #include "simd/target.h"
 
-PHASOR_BEGIN_AVX512
+PHASOR_BEGIN_AVX512_VBMI
 namespace phasor {
 namespace {
 

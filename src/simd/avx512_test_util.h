@@ -89,7 +89,7 @@ void CompareCases(const Case (&cases)[kCount]) {
 #if !defined(PHASOR_EMULATE_AVX512)
   const char* wish = std::getenv("PHASOR_TEST_INSTRUCTIONS");
   if (wish == nullptr || std::string_view(wish) != "1" || DetectedCpuLevel() != CpuLevel::kAvx512) {
-    GTEST_SKIP() << "needs an emulating build, or PHASOR_TEST_INSTRUCTIONS=1 on a CPU with AVX-512";
+    GTEST_SKIP() << "needs an emulating build, or PHASOR_TEST_INSTRUCTIONS=1 on a CPU with AVX-512 VBMI";
   }
 #endif
   constexpr int kKinds = 4, kRounds = 20;

@@ -19,8 +19,10 @@
 namespace phasor {
 namespace {
 
-constexpr const char* kLevelNames[] = {"scalar", "avx2", "avx512", "neon", "neon_dot"};
-constexpr const char* kExpected = "expected auto, scalar, avx2, avx512, neon or neon_dot, found ";
+constexpr const char* kLevelNames[] = {"scalar",      "avx2", "avx512_vnni",
+                                       "avx512",      "neon", "neon_dot"};
+constexpr const char* kExpected = 
+    "expected auto, scalar, avx2, avx512_vnni, avx512, neon or neon_dot, found ";
 
 CpuLevel Detect() {
 #if defined(__x86_64__)
@@ -28,8 +30,8 @@ CpuLevel Detect() {
 #if !defined(PHASOR_EMULATE_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
-    return CpuLevel::kAvx512;
+      __builtin_cpu_supports("avx512vnni")) {
+    return __builtin_cpu_supports("avx512vbmi") ? CpuLevel::kAvx512 : CpuLevel::kAvx512Vnni;
   }
 #endif
   unsigned a, b, c, d;
@@ -50,7 +52,7 @@ CpuLevel Detect() {
 // Whether this CPU can run a level: those of another kind of processor never.
 bool CanRun(CpuLevel level) {
 #if defined(__aarch64__)
-  if (level == CpuLevel::kAvx2 || level == CpuLevel::kAvx512) return false;
+  if (level == CpuLevel::kAvx2 || IsAvx512(level)) return false;
 #endif
   return level <= DetectedCpuLevel();
 }
@@ -72,7 +74,8 @@ void StoreLevel(CpuLevel level) {
   int64_t targets = hwy::SupportedTargets();
 #if defined(__x86_64__)
   int64_t above = 0;
-  if (level < CpuLevel::kAvx512) above |= HWY_AVX3 | HWY_AVX3_DL;
+  if (level < CpuLevel::kAvx512) above |= HWY_AVX3_DL;
+  if (level < CpuLevel::kAvx512Vnni) above |= HWY_AVX3;
   if (level < CpuLevel::kAvx2) above |= HWY_AVX2;
   targets &= ~above;
 #elif defined(__aarch64__)

@@ -14,14 +14,21 @@
 namespace phasor {
 
 enum class CpuLevel {
-  kScalar = 0,   // plain C++, any CPU
-  kAvx2 = 1,     // AVX2, FMA, F16C
-  kAvx512 = 2,   // AVX-512 F, BW, DQ, VL, VNNI, VBMI: Ice Lake, Zen 4, and later
-  kNeon = 3,     // ARMv8.0 with Advanced SIMD: every 64-bit ARM with Linux
-  kNeonDot = 4,  // the same and sdot, udot (ARMv8.2 DotProd): Cortex-A75, Neoverse N1, and later
+  kScalar,      // plain C++, any CPU
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512Vnni,  // AVX-512 F, BW, DQ, VL, VNNI: Cascade Lake, Cooper Lake
+  kAvx512,      // the same and VBMI: Ice Lake, Zen 4, and later
+  kNeon,        // ARMv8.0 with Advanced SIMD: every 64-bit ARM with Linux
+  kNeonDot,     // the same and sdot, udot (ARMv8.2 DotProd): Cortex-A75, Neoverse N1, and later
 };
 
-const char* CpuLevelName(CpuLevel level);  // "scalar", "avx2", "avx512", "neon", "neon_dot"
+// "scalar", "avx2", "avx512_vnni", "avx512", "neon", "neon_dot".
+const char* CpuLevelName(CpuLevel level);
+
+// The levels whose kernels differ in look-ups of bytes alone: most have one version for both.
+constexpr bool IsAvx512(CpuLevel level) {
+  return level == CpuLevel::kAvx512Vnni || level == CpuLevel::kAvx512;
+}
 
 // The highest level this CPU can run.
 CpuLevel DetectedCpuLevel();

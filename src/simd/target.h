@@ -31,10 +31,14 @@
 #if defined(PHASOR_EMULATE_AVX512)
 // What stands for AVX-512 (simd/avx512_emulation.h) runs on any CPU with AVX2.
 #define PHASOR_BEGIN_AVX512 PHASOR_BEGIN_AVX2
+#define PHASOR_BEGIN_AVX512_VBMI PHASOR_BEGIN_AVX2
 #define PHASOR_BEGIN_AMX PHASOR_BEGIN_AVX2
 #else
+// What both levels with AVX-512 have (CpuLevel::kAvx512Vnni), and the higher one alone.
 #define PHASOR_BEGIN_AVX512 \
-  PHASOR_BEGIN_TARGET_(     \
+  PHASOR_BEGIN_TARGET_("avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#define PHASOR_BEGIN_AVX512_VBMI \
+  PHASOR_BEGIN_TARGET_(          \
       "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
 // avx512f brings avx2 with it.
 #define PHASOR_BEGIN_AMX \
