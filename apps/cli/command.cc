@@ -50,7 +50,9 @@ void AddModelFlags(CLI::App* command, ModelFlags* f, bool positional) {
                    "int8: activations in 8 bit against quantized weights; f32: all in float")
       ->check(OneOf({"int8", "f32"}))
       ->capture_default_str();
-  command->add_option("--cpu-level", f->cpu_level, "auto, scalar, avx2, avx512_vnni, avx512, neon or neon_dot")
+  command
+      ->add_option("--cpu-level", f->cpu_level,
+                   "auto, scalar, avx2, avx512_vnni, avx512, neon or neon_dot")
       ->capture_default_str();
   command->add_option("--calibration", f->calibration,
                       "calibration file for -ctk frame4, frame3, polar");

@@ -1,7 +1,7 @@
 // The loops of both AVX-512 levels over pages of integer codes: 64 codes become levels, one
-// vpdpbusd multiplies them by the bytes of four inner places for 16 lanes. Levels are looked up once
-// for all queries. No include guard; to be included once by a kernel file, inside its region and
-// namespace, behind what it says here:
+// vpdpbusd multiplies them by the bytes of four inner places for 16 lanes. Levels are looked up
+// once for all queries. No include guard; to be included once by a kernel file, inside its region
+// and namespace, behind what it says here:
 //
 // struct LevelTable: the levels of all books and their mirror images, `offset` added to each.
 //   LevelTable(const IntLevels&, int offset);
@@ -92,7 +92,8 @@ PHASOR_INLINE __m512i UnsignedLevels(const Tile<BITS>& tile, int s, const LevelT
   if constexpr (BITS == 8) {
     return _mm512_xor_si512(tile.Codes(s), _mm512_set1_epi8(-128));
   } else {
-    return table.LookUpPlus(LevelTable::Index(tile.Codes(s), Tile<BITS>::kMask, selector), selector);
+    return table.LookUpPlus(LevelTable::Index(tile.Codes(s), Tile<BITS>::kMask, selector),
+                            selector);
   }
 }
 
@@ -131,8 +132,7 @@ void ScoreLanes(const IntScoreArgs& a, int head, int lane, LineFetcher& fetcher)
       if (BITS != 8) {
         const __m512i h = _mm512_cvtepu16_epi32(
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scale + 16 * n)));
-        selector[n] =
-            LevelTable::Select(_mm512_shuffle_epi8(Book16(h, *shape.levels), spread));
+        selector[n] = LevelTable::Select(_mm512_shuffle_epi8(Book16(h, *shape.levels), spread));
       }
       PHASOR_UNROLL for (int i = 0; i < G; ++i) { high[i][n] = low[i][n] = _mm512_setzero_si512(); }
     }

@@ -89,8 +89,8 @@ struct NearestLevels {
   }
   PHASOR_INLINE __m512i LookUp(__m512i numbers) const {
     const __m512i up = _mm512_add_epi8(numbers, _mm512_set1_epi8(64));
-    const __m512i at = _mm512_ternarylogic_epi32(_mm512_srl_epi16(up, shift), _mm512_set1_epi8(15),
-                                                 entry, 0xea);
+    const __m512i at =
+        _mm512_ternarylogic_epi32(_mm512_srl_epi16(up, shift), _mm512_set1_epi8(15), entry, 0xea);
     const __m512i in = _mm512_and_si512(up, inside);
     const __mmask64 next = _mm512_cmple_epi8_mask(_mm512_shuffle_epi8(begin[0], at), in);
     const __mmask64 after = _mm512_cmple_epi8_mask(_mm512_shuffle_epi8(begin[1], at), in);

@@ -9,7 +9,8 @@
 //
 // No include guard; to be included once by a kernel file, inside its region and namespace, behind
 // polar_codes_avx512-inl.h and
-//   __m512i EachTwice(__m512i a, __m512i b, int k): bytes a, a, b, b of every dword, each its byte k;
+//   __m512i EachTwice(__m512i a, __m512i b, int k): bytes a, a, b, b of every dword, each its byte
+//   k;
 //   __m512i BothTwice(__m512i a, __m512i b, int k): a, b, a, b.
 
 constexpr int kTiles = 4;  // of 16 tokens, of a block of CodeBytes
@@ -36,8 +37,8 @@ PHASOR_INLINE void LoadPair(const std::byte* page, const PolarStep& step,
   CodeBytes<kBits>(page, step.part[1], block, &low[1], &top[1]);
   PHASOR_UNROLL for (int k = 0; k < kTiles; ++k) {
     const __m512i words = EachTwice(low[0], low[1], k);
-    r[k] = Radii(step.radius_words, radii,
-                 HasOneByte(kBits) ? words : EachTwice(top[0], top[1], k));
+    r[k] =
+        Radii(step.radius_words, radii, HasOneByte(kBits) ? words : EachTwice(top[0], top[1], k));
     // A table of 64 has a vector for each slot; with two of them the low 6 bits serve as they are.
     index[k] = kKind == PolarStepKind::kLevels64
                    ? words

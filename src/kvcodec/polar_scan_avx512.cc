@@ -1,5 +1,5 @@
-// The scan of polar codes with AVX-512 VBMI: vpmultishiftqb takes parts of codes from anywhere in 64
-// bits, vpermi2b takes bytes from anywhere in two vectors.
+// The scan of polar codes with AVX-512 VBMI: vpmultishiftqb takes parts of codes from anywhere in
+// 64 bits, vpermi2b takes bytes from anywhere in two vectors.
 #if defined(__x86_64__)
 #include "kvcodec/polar_scan_avx512.h"
 

@@ -1,8 +1,9 @@
 // Scores of polar codecs with AVX-512, in 16-bit integers with 32-bit sums: what is made anew for
 // every page. Radii and queries are those of the plan (polar_plan.h), tables what
-// polar_scan_avx512-inl.h looks up. Cosines and sines of the levels are computed 32 at a time: a phase
-// of 16 bits wraps by itself, and the polynomial is four vpmulhrsw. A table of 5 or 6 bits counts
-// from the middle of the arc, where the queries have been turned to, so that half of them do.
+// polar_scan_avx512-inl.h looks up. Cosines and sines of the levels are computed 32 at a time: a
+// phase of 16 bits wraps by itself, and the polynomial is four vpmulhrsw. A table of 5 or 6 bits
+// counts from the middle of the arc, where the queries have been turned to, so that half of them
+// do.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <array>

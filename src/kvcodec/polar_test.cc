@@ -214,8 +214,7 @@ TEST(Polar, PagesAreScoredInIntegersUnlessTheyAreNarrow) {
   for (CpuLevel level : {CpuLevel::kAvx2, CpuLevel::kAvx512Vnni, CpuLevel::kAvx512}) {
     if (level > DetectedCpuLevel()) continue;
     LevelGuard guard(level);
-    const auto float_score =
-        IsAvx512(level) ? ScorePolarFloatAvx512 : ScorePolarFloatAvx2;
+    const auto float_score = IsAvx512(level) ? ScorePolarFloatAvx512 : ScorePolarFloatAvx2;
     Rng rng(17);
     const int D = 64, g = 2;
     for (PolarWidth width : {PolarWidth{1, 3}, PolarWidth{3, 5}, PolarWidth{4, 6}, PolarWidth{5, 7},

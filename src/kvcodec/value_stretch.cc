@@ -48,8 +48,7 @@ struct Functions {
 
 Functions ChooseFunctions() {
 #if defined(__x86_64__)
-  if (IsAvx512(ActiveCpuLevel()))
-    return {avx512::Stretch, avx512::FeedBack, avx512::WeighStrip};
+  if (IsAvx512(ActiveCpuLevel())) return {avx512::Stretch, avx512::FeedBack, avx512::WeighStrip};
   if (ActiveCpuLevel() == CpuLevel::kAvx2) return {avx2::Stretch, avx2::FeedBack, avx2::WeighStrip};
 #endif
   return {plain::Stretch, plain::FeedBack, plain::WeighStrip};

@@ -257,10 +257,10 @@ PHASOR_END_TARGET
 namespace phasor {
 namespace {
 
-TEST(Avx512, ProductsAreThoseOfLoops) { CompareCases(kProducts); }
-TEST(Avx512, ConversionsAreThoseOfLoops) { CompareCases(kConversions); }
-TEST(Avx512, ArithmeticIsThatOfLoops) { CompareCases(kArithmetic); }
-TEST(Avx512, ReductionsAreThoseOfLoops) { CompareCases(kReductions); }
+TEST(Avx512, ProductsAreThoseOfLoops) { CompareCases(kProducts, CpuLevel::kAvx512Vnni); }
+TEST(Avx512, ConversionsAreThoseOfLoops) { CompareCases(kConversions, CpuLevel::kAvx512Vnni); }
+TEST(Avx512, ArithmeticIsThatOfLoops) { CompareCases(kArithmetic, CpuLevel::kAvx512Vnni); }
+TEST(Avx512, ReductionsAreThoseOfLoops) { CompareCases(kReductions, CpuLevel::kAvx512Vnni); }
 
 }  // namespace
 }  // namespace phasor

@@ -9,16 +9,11 @@
 #include "simd/avx512_test_util.h"
 #include "simd/target.h"
 
-PHASOR_BEGIN_AVX512_VBMI
+PHASOR_BEGIN_AVX512
 namespace phasor {
 namespace {
 
 constexpr Case kPlaces[] = {
-    {"permutexvar_epi8", Equal::kBits, INSTRUCTION(Put(r, _mm512_permutexvar_epi8(Int(a), Int(b)))),
-     LOOP(64, r->u8[i] = b.u8[a.u8[i] & 63])},
-    {"permutex2var_epi8", Equal::kBits,
-     INSTRUCTION(Put(r, _mm512_permutex2var_epi8(Int(a), Int(b), Int(c)))),
-     LOOP(64, r->u8[i] = ((b.u8[i] & 64) != 0 ? c : a).u8[b.u8[i] & 63])},
     {"permutexvar_epi16", Equal::kBits,
      INSTRUCTION(Put(r, _mm512_permutexvar_epi16(Int(a), Int(b)))),
      LOOP(32, r->u16[i] = b.u16[a.u16[i] & 31])},
@@ -83,6 +78,8 @@ constexpr Case kPlaces[] = {
     {"extractf32x8_ps", Equal::kBits,
      INSTRUCTION(Put(r, _mm256_castps_si256(_mm512_extractf32x8_ps(Float(a), 1)))),
      LOOP(8, r->u32[i] = a.u32[8 + i])},
+    {"set4_epi32", Equal::kBits, INSTRUCTION(Put(r, _mm512_set4_epi32(4, 3, 2, 1))),
+     LOOP(16, r->u32[i] = static_cast<uint32_t>(i % 4 + 1))},
     {"setr_epi32", Equal::kBits, INSTRUCTION({
        Put(r, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
      }),
@@ -114,9 +111,6 @@ constexpr Case kBits[] = {
      LOOP(16, r->u32[i] = a.u32[i] >> 7)},
     {"srai_epi32", Equal::kBits, INSTRUCTION(Put(r, _mm512_srai_epi32(Int(a), 7))),
      LOOP(16, r->i32[i] = a.i32[i] >> 7)},
-    {"multishift_epi64_epi8", Equal::kBits,
-     INSTRUCTION(Put(r, _mm512_multishift_epi64_epi8(Int(a), Int(b)))),
-     LOOP(64, r->u8[i] = static_cast<uint8_t>(std::rotr(b.u64[i / 8], a.u8[i] & 63)))},
     {"slli_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_slli_epi16(Int(a), 4))),
      LOOP(32, r->u16[i] = static_cast<uint16_t>(a.u16[i] << 4))},
     {"srli_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_srli_epi16(Int(a), 4))),
@@ -133,6 +127,11 @@ constexpr Case kBits[] = {
           r->u16[i] = static_cast<uint16_t>((b.u8[0] & 63) < 16 ? a.u16[i] << (b.u8[0] & 63) : 0))},
     {"srlv_epi32", Equal::kBits, INSTRUCTION(Put(r, _mm512_srlv_epi32(Int(a), Int(b)))),
      LOOP(16, r->u32[i] = b.u32[i] < 32 ? a.u32[i] >> b.u32[i] : 0)},
+    {"srl_epi16", Equal::kBits, INSTRUCTION(Put(r, _mm512_srl_epi16(Int(a), Count(b)))),
+     LOOP(32,
+          r->u16[i] = static_cast<uint16_t>((b.u8[0] & 63) < 16 ? a.u16[i] >> (b.u8[0] & 63) : 0))},
+    {"ror_epi32", Equal::kBits, INSTRUCTION(Put(r, _mm512_ror_epi32(Int(a), 4))),
+     LOOP(16, r->u32[i] = std::rotr(a.u32[i], 4))},
     {"rol_epi32", Equal::kBits, INSTRUCTION(Put(r, _mm512_rol_epi32(Int(a), 5))),
      LOOP(16, r->u32[i] = a.u32[i] << 5 | a.u32[i] >> 27)},
     // Counts wrap.
@@ -166,6 +165,13 @@ constexpr Case kMasks[] = {
      LOOP(16, r->u32[0] |= static_cast<uint32_t>((a.u32[i] & b.u32[i]) != 0) << i)},
     {"test_epi8_mask", Equal::kBits, INSTRUCTION(r->u64[0] = _mm512_test_epi8_mask(Int(a), Int(b))),
      LOOP(64, r->u64[0] |= static_cast<uint64_t>((a.u8[i] & b.u8[i]) != 0) << i)},
+    {"cmple_epi8_mask", Equal::kBits,
+     INSTRUCTION(r->u64[0] = _mm512_cmple_epi8_mask(Int(a), Int(b))),
+     LOOP(64,
+          {
+            const bool less = static_cast<int8_t>(a.u8[i]) <= static_cast<int8_t>(b.u8[i]);
+            r->u64[0] |= static_cast<uint64_t>(less) << i;
+          })},
     // NaN, infinity of either sign, zero of either sign with subnormal numbers, below zero.
     {"fpclass_ps_mask", Equal::kBits, INSTRUCTION({
        r->u32[0] = _mm512_fpclass_ps_mask(Float(a), 0x81);
@@ -199,6 +205,17 @@ constexpr Case kMasks[] = {
             const bool first = a.f32[i] > b.f32[i];
             r->u32[i] = (c.u16[0] >> i & 1) == 0 ? 0 : (first ? a : b).u32[i];
           })},
+    {"mask_shuffle_epi8", Equal::kBits,
+     INSTRUCTION(Put(r, _mm512_mask_shuffle_epi8(Int(c), c.u64[0], Int(a), Int(b)))),
+     LOOP(64,
+          {
+            const uint8_t found = (b.u8[i] & 128) != 0 ? 0 : a.u8[(i & ~15) + (b.u8[i] & 15)];
+            r->u8[i] = (c.u64[0] >> i & 1) != 0 ? found : c.u8[i];
+          })},
+    {"mask_sub_epi8", Equal::kBits,
+     INSTRUCTION(Put(r, _mm512_mask_sub_epi8(Int(c), c.u64[1], Int(a), Int(b)))),
+     LOOP(64,
+          r->u8[i] = (c.u64[1] >> i & 1) != 0 ? static_cast<uint8_t>(a.u8[i] - b.u8[i]) : c.u8[i])},
     {"mask_blend_epi16", Equal::kBits,
      INSTRUCTION(Put(r, _mm512_mask_blend_epi16(c.u32[0], Int(a), Int(b)))),
      LOOP(32, r->u16[i] = ((c.u32[0] >> i & 1) != 0 ? b : a).u16[i])},
@@ -236,12 +253,32 @@ constexpr Case kMasks[] = {
 }  // namespace phasor
 PHASOR_END_TARGET
 
+PHASOR_BEGIN_AVX512_VBMI
 namespace phasor {
 namespace {
 
-TEST(Avx512, PermutationsAreThoseOfLoops) { CompareCases(kPlaces); }
-TEST(Avx512, ShiftsAndLogicAreThoseOfLoops) { CompareCases(kBits); }
-TEST(Avx512, MasksAreThoseOfLoops) { CompareCases(kMasks); }
+constexpr Case kVbmi[] = {
+    {"permutexvar_epi8", Equal::kBits, INSTRUCTION(Put(r, _mm512_permutexvar_epi8(Int(a), Int(b)))),
+     LOOP(64, r->u8[i] = b.u8[a.u8[i] & 63])},
+    {"permutex2var_epi8", Equal::kBits,
+     INSTRUCTION(Put(r, _mm512_permutex2var_epi8(Int(a), Int(b), Int(c)))),
+     LOOP(64, r->u8[i] = ((b.u8[i] & 64) != 0 ? c : a).u8[b.u8[i] & 63])},
+    {"multishift_epi64_epi8", Equal::kBits,
+     INSTRUCTION(Put(r, _mm512_multishift_epi64_epi8(Int(a), Int(b)))),
+     LOOP(64, r->u8[i] = static_cast<uint8_t>(std::rotr(b.u64[i / 8], a.u8[i] & 63)))},
+};
+
+}  // namespace
+}  // namespace phasor
+PHASOR_END_TARGET
+
+namespace phasor {
+namespace {
+
+TEST(Avx512, PermutationsAreThoseOfLoops) { CompareCases(kPlaces, CpuLevel::kAvx512Vnni); }
+TEST(Avx512, ShiftsAndLogicAreThoseOfLoops) { CompareCases(kBits, CpuLevel::kAvx512Vnni); }
+TEST(Avx512, VbmiIsThatOfLoops) { CompareCases(kVbmi, CpuLevel::kAvx512); }
+TEST(Avx512, MasksAreThoseOfLoops) { CompareCases(kMasks, CpuLevel::kAvx512Vnni); }
 
 }  // namespace
 }  // namespace phasor

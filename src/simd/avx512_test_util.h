@@ -83,13 +83,14 @@ inline bool SameResults(const Block& x, const Block& y, Equal equal) {
   return true;
 }
 
-// Random operands of every kind in every combination.
+// Random operands of every kind in every combination. least: what the region of the cases needs.
 template <std::size_t kCount>
-void CompareCases(const Case (&cases)[kCount]) {
+void CompareCases(const Case (&cases)[kCount], CpuLevel least) {
 #if !defined(PHASOR_EMULATE_AVX512)
   const char* wish = std::getenv("PHASOR_TEST_INSTRUCTIONS");
-  if (wish == nullptr || std::string_view(wish) != "1" || DetectedCpuLevel() != CpuLevel::kAvx512) {
-    GTEST_SKIP() << "needs an emulating build, or PHASOR_TEST_INSTRUCTIONS=1 on a CPU with AVX-512 VBMI";
+  if (wish == nullptr || std::string_view(wish) != "1" || DetectedCpuLevel() < least) {
+    GTEST_SKIP() << "needs an emulating build, or PHASOR_TEST_INSTRUCTIONS=1 on a CPU with "
+                 << CpuLevelName(least);
   }
 #endif
   constexpr int kKinds = 4, kRounds = 20;

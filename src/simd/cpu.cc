@@ -19,9 +19,9 @@
 namespace phasor {
 namespace {
 
-constexpr const char* kLevelNames[] = {"scalar",      "avx2", "avx512_vnni",
-                                       "avx512",      "neon", "neon_dot"};
-constexpr const char* kExpected = 
+constexpr const char* kLevelNames[] = {"scalar", "avx2", "avx512_vnni",
+                                       "avx512", "neon", "neon_dot"};
+constexpr const char* kExpected =
     "expected auto, scalar, avx2, avx512_vnni, avx512, neon or neon_dot, found ";
 
 CpuLevel Detect() {
