@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "kvcodec/hadamard.h"
 #include "kvcodec/row_codec.h"
+#include "kvcodec/searched_rows.h"
 #include "tensor/half.h"
 
 namespace phasor {
@@ -16,6 +17,7 @@ namespace {
 
 constexpr float kMaxF16 = 65504.0f;
 constexpr int kStrip = 16;  // tokens encoded together: one row of lanes, or whole tiles of tokens
+static_assert(kStrip == kStripTokens && kStrip == kStripRows);
 
 // NaN -> 0, everything else into the range of f16.
 inline float MakeFinite(float x) {
@@ -106,13 +108,12 @@ class IntCodec : public KvCodec {
   void QuantizeRow(const float* x, int token, uint8_t* codes, uint16_t* scales) const;
   void PackStrip(const uint8_t (*codes)[kMaxHeadDim], int first, std::byte* page) const;
   void PackColumns(const uint8_t* codes_DT, int first, std::byte* page) const;
+  void PackKeyColumns(const uint8_t* codes_DT, int n, int first, std::byte* page) const;
 
   // Looked up per call: a test may lower the CPU level after the codec was made.
   const IntKernels& Kernels() const { return GetIntKernels(ActiveCpuLevel()); }
 
-  void EncodeStretched(const float* x_TD, int n_tokens, std::byte* page) const;
-  struct Strip;
-  void FindScales(const float* x_TD, int n, uint16_t* scales, Strip* strip) const;
+  void EncodeSearched(const float* x_TD, int n_tokens, std::byte* page) const;
   void FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const;
 
   const IntFormat format_;
@@ -169,131 +170,127 @@ void IntCodec::PackStrip(const uint8_t (*codes)[kMaxHeadDim], int first, std::by
   }
 }
 
-// x_TD[kStrip, padded] to [padded][kStrip], padded a multiple of 16.
-void TransposeStrip(const float* x_TD, int padded, float* x_DT) {
-  typedef float V4 __attribute__((vector_size(16), aligned(4), may_alias));
-  for (int d = 0; d < padded; d += 4) {
-    for (int t = 0; t < kStrip; t += 4) {
-      V4 row[4], low[2], high[2];
-      for (int i = 0; i < 4; ++i) {
-        row[i] =
-            *reinterpret_cast<const V4*>(x_TD + static_cast<std::ptrdiff_t>(t + i) * padded + d);
-      }
-      for (int i = 0; i < 2; ++i) {
-        low[i] = __builtin_shufflevector(row[i], row[2 + i], 0, 4, 1, 5);
-        high[i] = __builtin_shufflevector(row[i], row[2 + i], 2, 6, 3, 7);
-      }
-      float* to = x_DT + static_cast<std::ptrdiff_t>(d) * kStrip + t;
-      *reinterpret_cast<V4*>(to) = __builtin_shufflevector(low[0], low[1], 0, 4, 1, 5);
-      *reinterpret_cast<V4*>(to + kStrip) = __builtin_shufflevector(low[0], low[1], 2, 6, 3, 7);
-      *reinterpret_cast<V4*>(to + 2 * kStrip) =
-          __builtin_shufflevector(high[0], high[1], 0, 4, 1, 5);
-      *reinterpret_cast<V4*>(to + 3 * kStrip) =
-          __builtin_shufflevector(high[0], high[1], 2, 6, 3, 7);
-    }
-  }
-}
-
-// A strip on its way to codes: rows, the same as columns, and how they are to be rounded.
-struct IntCodec::Strip {
-  float *finite_TD, *x_DT;  // [kStrip, padded], [padded][kStrip]
-  alignas(64) float step[kStrip] = {};
-  uint8_t book[kStrip] = {};
-};
-
-// Scales of n rows, as they are best for rows that are rounded one by one, and rows to columns.
-void IntCodec::FindScales(const float* x_TD, int n, uint16_t* scales, Strip* strip) const {
-  const int D = shape_.head_dim, padded = shape_.n_lanes;
-  const IntLevels& levels = *format_.levels;
-  std::fill_n(strip->finite_TD, static_cast<std::size_t>(padded) * kStrip, 0.0f);
-  for (int t = 0; t < n; ++t) {
-    const float* x = x_TD + static_cast<std::ptrdiff_t>(t) * D;
-    float* finite = strip->finite_TD + static_cast<std::ptrdiff_t>(t) * padded;
-    for (int d = 0; d < D; ++d) finite[d] = MakeFinite(x[d]);
-    format_.quantize(finite, D, &scales[t], nullptr);
-    strip->step[t] = F16ToF32(scales[t]);
-    strip->book[t] = static_cast<uint8_t>(scales[t] & ((1 << levels.book_bits) - 1));
-  }
-  TransposeStrip(strip->finite_TD, padded, strip->x_DT);
-}
-
-// n rows of a few strips: codes that make up for each other, [strip][D][kStrip], and scales to go
-// with them.
-void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const {
-  static_assert(kStrip == kStripTokens);
-  const std::size_t size = static_cast<std::size_t>(shape_.n_lanes) * kStrip;
-  static thread_local AlignedBuffer<float> floats;
-  floats.Resize(kMostStrips * 4 * size);
-  const IntLevels& levels = *format_.levels;
-  Strip strips[kMostStrips];
-  FeedbackStrip jobs[kMostStrips];
-  int n_strips = 0;
-  for (int first = 0; first < n; first += kStrip, ++n_strips) {
-    Strip& s = strips[n_strips];
-    s.finite_TD = floats.data() + static_cast<std::size_t>(n_strips) * 4 * size;
-    s.x_DT = s.finite_TD + size;
-    FindScales(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim,
-               std::min(kStrip, n - first), scales + first, &s);
-    jobs[n_strips] = {s.x_DT,
-                      shape_.head_dim,
-                      stretch_->feedback().data(),
-                      s.step,
-                      &NearestTablesOf(levels),
-                      s.book,
-                      s.x_DT + size,
-                      s.x_DT + 2 * size,
-                      codes_DT + static_cast<std::size_t>(n_strips) * size};
-  }
-  FeedBackStrips({jobs, static_cast<std::size_t>(n_strips)});
-  for (int i = 0; i < n_strips; ++i) {
-    alignas(64) float square[kStrip], product[kStrip];
-    stretch_->WeighStrip(jobs[i].x_DT, jobs[i].level_DT, square, product);
-    for (int t = 0; t < std::min(kStrip, n - i * kStrip); ++t) {
-      uint16_t* scale = &scales[i * kStrip + t];
-      if (strips[i].step[t] != 0) *scale = LengthenScale(levels, square[t], product[t], *scale);
-    }
-  }
-}
-
 // Tiles of values from token `first` on, from codes [padded][kStrip].
 void IntCodec::PackColumns(const uint8_t* codes_DT, int first, std::byte* page) const {
   const int group = shape_.group, n_lane_blocks = shape_.n_lanes / 16;
   uint32_t word[kMaxTileSteps][16];
   for (int t = 0; t < kStrip; t += group) {
     for (int lane = 0; lane < n_lane_blocks; ++lane) {
-      for (int s = 0; s < group / 4; ++s) {
-        for (int l = 0; l < 16; ++l) {
-          std::memcpy(&word[s][l], codes_DT + (16 * lane + l) * kStrip + t + 4 * s,
-                      sizeof(uint32_t));
-        }
-      }
+      const uint8_t* codes = codes_DT + 16 * lane * kStrip + t;
       const std::size_t index =
           static_cast<std::size_t>((first + t) / group) * n_lane_blocks + lane;
-      PackTile(shape_.bits, word, page + shape_.codes_at + index * shape_.tile_bytes);
+      std::byte* tile = page + shape_.codes_at + index * shape_.tile_bytes;
+      if (shape_.bits == 4) {  // what PackTile does, eight tokens at once
+        for (int l = 0; l < 16; ++l) {
+          uint64_t eight;
+          std::memcpy(&eight, codes + l * kStrip, sizeof(eight));
+          const auto packed = static_cast<uint32_t>(eight | eight >> 28);
+          std::memcpy(tile + 4 * l, &packed, sizeof(packed));
+        }
+        continue;
+      }
+      for (int s = 0; s < group / 4; ++s) {
+        for (int l = 0; l < 16; ++l) {
+          std::memcpy(&word[s][l], codes + l * kStrip + 4 * s, sizeof(uint32_t));
+        }
+      }
+      PackTile(shape_.bits, word, tile);
     }
   }
 }
 
-void IntCodec::EncodeStretched(const float* x_TD, int n_tokens, std::byte* page) const {
+// Codes [D][kStrip] of n rows to rows, and to the page.
+void IntCodec::PackKeyColumns(const uint8_t* codes_DT, int n, int first, std::byte* page) const {
+  uint8_t codes[kStrip][kMaxHeadDim];
+  const int padded = std::min((shape_.head_dim + 15) / 16 * 16, kMaxHeadDim);
+  for (int t = 0; t < kStrip; ++t) {
+    std::memset(codes[t], 0, static_cast<std::size_t>(padded));
+    for (int d = 0; d < shape_.head_dim && t < n; ++d) codes[t][d] = codes_DT[d * kStrip + t];
+  }
+  PackStrip(codes, first, page);
+}
+
+// Rows of values as codes that make up for each other, and scales to go with them, n rows of a few
+// strips.
+void IntCodec::FeedBack(const float* x_TD, int n, uint16_t* scales, uint8_t* codes_DT) const {
+  const std::size_t size = static_cast<std::size_t>(shape_.n_lanes) * kStrip;
+  static thread_local AlignedBuffer<float> floats;
+  floats.Resize(kMostStrips * 3 * size);
+  const IntLevels& levels = *format_.levels;
+  struct Rounding {
+    alignas(64) float step[kStrip];
+    uint8_t book[kStrip];
+  } rounding[kMostStrips];
+  FeedbackStrip jobs[kMostStrips];
+  int n_strips = 0;
+  for (int first = 0; first < n; first += kStrip, ++n_strips) {
+    float* x_DT = floats.data() + static_cast<std::size_t>(n_strips) * 3 * size;
+    FiniteColumns(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim,
+                  std::min(kStrip, n - first), shape_.head_dim, shape_.n_lanes, x_DT);
+    // As they are best for rows that are rounded one by one.
+    QuantizeStrip({&levels, x_DT, shape_.head_dim, scales + first, /*codes_DT=*/nullptr});
+    Rounding& r = rounding[n_strips];
+    for (int t = 0; t < kStrip; ++t) {
+      r.step[t] = F16ToF32(scales[first + t]);
+      r.book[t] = static_cast<uint8_t>(scales[first + t] & ((1 << levels.book_bits) - 1));
+    }
+    jobs[n_strips] = {x_DT,
+                      shape_.head_dim,
+                      stretch_->feedback().data(),
+                      r.step,
+                      &NearestTablesOf(levels),
+                      r.book,
+                      x_DT + size,
+                      x_DT + 2 * size,
+                      codes_DT + static_cast<std::size_t>(n_strips) * size};
+  }
+  FeedBackStrips({jobs, static_cast<std::size_t>(n_strips)});
+  for (int i = 0; i < n_strips; ++i) {
+    alignas(64) float square[kStrip], product[kStrip];
+    stretch_->WeighStrip(jobs[i].x_DT, jobs[i].level_DT, square, product);
+    LengthenScales(levels, square, product, scales + i * kStrip);
+  }
+}
+
+void IntCodec::EncodeSearched(const float* x_TD, int n_tokens, std::byte* page) const {
+  constexpr int kTogether = kMostStrips * kStrip;
+  const int D = shape_.head_dim;
+  const bool key = shape_.role == KvRole::kKey;
   auto* scales = reinterpret_cast<uint16_t*>(page);
-  const std::size_t strip_codes = static_cast<std::size_t>(shape_.n_lanes) * kStrip;
-  alignas(64) uint8_t codes[kMostStrips * kMaxHeadDim * kStrip];
-  for (int first = 0; first < n_tokens; first += kMostStrips * kStrip) {
-    const int n = std::min(kMostStrips * kStrip, n_tokens - first);
-    FeedBack(x_TD + static_cast<std::ptrdiff_t>(first) * shape_.head_dim, n, scales + first, codes);
+  const int padded = (D + 15) / 16 * 16;
+  const std::size_t strip_codes = static_cast<std::size_t>(padded) * kStrip;
+  static thread_local AlignedBuffer<float> columns;
+  alignas(64) uint8_t codes[kTogether * kMaxHeadDim];
+  for (int first = 0; first < n_tokens; first += kTogether) {
+    const int n = std::min(kTogether, n_tokens - first);
+    const float* x = x_TD + static_cast<std::ptrdiff_t>(first) * D;
+    if (feeds_back_) FeedBack(x, n, scales + first, codes);
     for (int at = 0; at < n; at += kStrip) {
       uint8_t* codes_DT = codes + static_cast<std::size_t>(at / kStrip) * strip_codes;
-      // Codes beyond the head are 0.
-      std::fill(codes_DT + shape_.head_dim * kStrip, codes_DT + strip_codes, uint8_t{0});
+      const int rows = std::min(kStrip, n - at);
+      if (!feeds_back_) {
+        columns.Resize(static_cast<std::size_t>(padded) * kStrip);
+        FiniteColumns(x + static_cast<std::ptrdiff_t>(at) * D, rows, D, padded, columns.data());
+        QuantizeStrip({format_.levels, columns.data(), D, scales + first + at, codes_DT});
+      }
+      if (key) {
+        PackKeyColumns(codes_DT, rows, first + at, page);
+        continue;
+      }
+      // Codes beyond the head or the last token are 0.
+      std::fill(codes_DT + D * kStrip, codes_DT + strip_codes, uint8_t{0});
+      for (int d = 0; d < D && rows < kStrip; ++d) {
+        std::fill(codes_DT + d * kStrip + rows, codes_DT + (d + 1) * kStrip, uint8_t{0});
+      }
       PackColumns(codes_DT, first + at, page);
     }
   }
 }
 
 void IntCodec::EncodePage(const float* x_TD, int n_tokens, std::byte* page) const {
-  if (feeds_back_) {
+  if (format_.quantize == nullptr) {
     std::memset(page, 0, shape_.page_bytes);
-    return EncodeStretched(x_TD, n_tokens, page);
+    return EncodeSearched(x_TD, n_tokens, page);
   }
   auto* scales = reinterpret_cast<uint16_t*>(page);
   std::memset(page, 0, shape_.codes_at);
@@ -353,8 +350,8 @@ Result<std::unique_ptr<KvCodec>> MakeIntCodec(const char* id, const IntFormat& f
 Result<std::unique_ptr<KvCodec>> MakeHeadRowCodec(const char* id, int bits,
                                                   const KvCodecParams& params) {
   static constexpr IntFormat kFormats[] = {
-      {.levels = &kLevelsSearched3, .block = 0, .hadamard = true, .quantize = QuantizeSearched3},
-      {.levels = &kLevelsSearched4, .block = 0, .hadamard = true, .quantize = QuantizeSearched4},
+      {.levels = &kLevelsSearched3, .block = 0, .hadamard = true, .quantize = nullptr},
+      {.levels = &kLevelsSearched4, .block = 0, .hadamard = true, .quantize = nullptr},
       {.levels = &kLevels8, .block = 0, .hadamard = true, .quantize = QuantizeQ8_0}};
   if (params.role == KvRole::kValue && !params.classes.empty()) {
     if (params.classes.size() != 1) {

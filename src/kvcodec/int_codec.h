@@ -17,19 +17,6 @@ using QuantizeBlock = void (*)(const float* x, int n, uint16_t* scale, uint8_t* 
 
 void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeQ4_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
-// The book, sign and size of the scale with the least squared error, among 8 sizes; then the scale
-// is set once more by least squares for the codes found, each number takes its nearest level, and
-// the scale becomes the one at which the stored row times the row is the row's square. codes may be
-// null: the scale before that.
-void QuantizeSearched4(const float* x, int n, uint16_t* scale, uint8_t* codes);
-void QuantizeSearched3(const float* x, int n, uint16_t* scale, uint8_t* codes);
-
-// Of kLevelsSearched3 and kLevelsSearched4.
-const NearestTables& NearestTablesOf(const IntLevels& levels);
-// The scale at which the stored row times y is the row x times y, from square = x . y and
-// product = level . y, where it is not far from `scale`.
-uint16_t LengthenScale(const IntLevels& levels, float square, float product, uint16_t scale);
-
 extern const IntLevels kLevels8;     // code, signed
 extern const IntLevels kLevelsQ4_0;  // code - 8
 extern const IntLevels kLevelsSearched4;
@@ -39,7 +26,7 @@ struct IntFormat {
   const IntLevels* levels;
   int block;      // channels per scale, a multiple of 32; 0: one scale per row
   bool hadamard;  // store vectors after HadamardRows
-  QuantizeBlock quantize;
+  QuantizeBlock quantize;  // null: the searched grids, a scale per row (searched_rows.h)
 };
 
 // Fails with kUnsupported for head sizes outside 1 .. 1024.

@@ -16,6 +16,7 @@
 #include "kvcodec/hadamard.h"
 #include "kvcodec/int_kernels.h"
 #include "kvcodec/kvcodec.h"
+#include "kvcodec/searched_rows.h"
 #include "simd/cpu.h"
 #include "tensor/half.h"
 
@@ -34,6 +35,19 @@ constexpr int kQ4Codes[] = {0,  15, 13, 12, 11, 10, 8,  7,  6,  4,  3,  2,  0,  
                             11, 10, 9,  7,  6,  5,  3,  2,  1,  15, 14, 13, 12, 10, 9,  8,
                             7,  5,  4,  3,  1,  0,  15, 13, 12, 11, 10, 8,  7,  6,  4,  3,
                             2,  0,  15, 14, 13, 11, 10, 9,  7,  6,  5,  4,  2,  1,  15, 14};
+
+// One row of a strip; the other lanes are zero.
+void QuantizeSearchedRow(const IntLevels& levels, const float* x, int n, uint16_t* scale,
+                         uint8_t* codes) {
+  constexpr int kLane = 5;
+  std::vector<float> x_DT(static_cast<std::size_t>(n + 3) / 4 * 4 * kStripRows, 0.0f);
+  std::vector<uint8_t> codes_DT(x_DT.size());
+  uint16_t scales[kStripRows];
+  for (int i = 0; i < n; ++i) x_DT[i * kStripRows + kLane] = x[i];
+  QuantizeStrip({&levels, x_DT.data(), n, scales, codes_DT.data()});
+  *scale = scales[kLane];
+  for (int i = 0; i < n; ++i) codes[i] = codes_DT[i * kStripRows + kLane];
+}
 
 std::vector<float> GoldenInput() {
   std::vector<float> x(64);
@@ -131,7 +145,7 @@ TEST(IntCodec, AStoredRowIsAsLongAsTheRowAlongIt) {
         for (int i = 0; i < n; ++i) x[i] = static_cast<float>(rng.Normal());
         uint16_t scale;
         uint8_t codes[128];
-        (bits == 3 ? QuantizeSearched3 : QuantizeSearched4)(x, n, &scale, codes);
+        QuantizeSearchedRow(levels, x, n, &scale, codes);
         const int8_t* book = levels.level + ((scale & ((1 << levels.book_bits) - 1)) << bits);
         double square = 0, product = 0;
         for (int i = 0; i < n; ++i) {
@@ -204,7 +218,7 @@ TEST(IntCodec, SearchedScalesKeepAnOutlierThatRotationCannotSpread) {
   x[11] = 3.0f;
   uint16_t scale;
   uint8_t codes[64];
-  QuantizeSearched4(x, 64, &scale, codes);
+  QuantizeSearchedRow(kLevelsSearched4, x, 64, &scale, codes);
   const int8_t* book = kLevelsSearched4.level + 16 * (scale & 1);
   EXPECT_NEAR(F16ToF32(scale) * static_cast<float>(book[codes[11]]), 3.0f, 3.0f / 32);
   for (int i = 0; i < 64; ++i) {
@@ -240,7 +254,7 @@ TEST(IntCodec, TheSearchFindsTheBestBookSignAndSize) {
       for (float& v : x) v = static_cast<float>(rng.Normal());
       uint16_t scale;
       uint8_t codes[64];
-      (bits == 3 ? QuantizeSearched3 : QuantizeSearched4)(x, 64, &scale, codes);
+      QuantizeSearchedRow(levels, x, 64, &scale, codes);
       const int8_t* book = levels.level + ((scale & ((1 << levels.book_bits) - 1)) << bits);
       float top = 0;
       for (int i = 0; i < 64; ++i) {

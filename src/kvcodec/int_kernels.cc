@@ -220,13 +220,16 @@ void Decode(const IntPageShape& shape, const std::byte* page, int n_tokens, floa
 
 void Search(const IntSearchArgs& a) {
   for (int step = 0; step < kSearchSteps; ++step) {
-    for (int v = 0; v < 2 * a.n_books; ++v) a.error[step][v] = 0;
-    for (int i = 0; i < a.n; ++i) {
-      const int x = static_cast<int>(std::nearbyint(a.x[i] * a.inverse[step]));
-      for (int v = 0; v < 2 * a.n_books; ++v) {
-        const int y = (v & 1) != 0 ? -x : x;
-        const int e = y - a.nearest[v / 2][std::clamp(y, -64, 63) & 127];
-        a.error[step][v] += e * e;
+    for (int v = 0; v < 2 * a.n_books; ++v) {
+      int32_t* error = a.error[step][v];
+      std::fill_n(error, 16, 0);
+      for (int i = 0; i < a.n; ++i) {
+        for (int t = 0; t < 16; ++t) {
+          const int x = static_cast<int>(std::nearbyint(a.x_DT[16 * i + t] * a.inverse[step][t]));
+          const int y = (v & 1) != 0 ? -x : x;
+          const int e = y - a.nearest[v / 2][std::clamp(y, -64, 63) & 127];
+          error[t] += e * e;
+        }
       }
     }
   }

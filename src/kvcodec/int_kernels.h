@@ -91,20 +91,20 @@ struct IntAccumulateArgs {
   Upcoming next = {};
 };
 
-// Squared errors of one row on the grids of all books, in levels.
+// Squared errors of 16 rows on the grids of all books, in levels.
 // nearest[b][i]: the level of book b nearest to i (i & 127 as a signed number of 7 bits).
 inline constexpr int kSearchSteps = 8;
 inline constexpr int kMaxBooks = 4;
 struct IntSearchArgs {
-  const float* x;  // n finite numbers, zero padded to a multiple of 16
+  const float* x_DT;  // [n][16], n padded with zeros to a multiple of 4; finite
   int n;
-  int n_books;
+  int n_books;  // 2 or 4
   const int8_t (*nearest)[128];
   const NearestTables* quarters;  // the same in short
-  const float* inverse;           // [kSearchSteps]: levels per unit; |x * inverse| <= 127
+  const float (*inverse)[16];     // [kSearchSteps]: levels per unit; |x * inverse| <= 127
   // error[i][2 * b + sign]: of book b (mirrored where sign is 1) at inverse[i]; x * inverse is
   // rounded to an integer first.
-  int32_t (*error)[2 * kMaxBooks];
+  int32_t (*error)[2 * kMaxBooks][16];
 };
 
 struct IntKernels {

@@ -230,26 +230,26 @@ PHASOR_INLINE __m256i Nearest(const WholeLevels& w, __m256i place) {
                              _mm256_or_si256(_mm256_add_epi8(code, _mm256_set1_epi8(2)), w.entry));
 }
 
-void Search(const IntSearchArgs& a) {
-  const int n_padded = (32 - a.n % 32) % 32;  // zeros, each counted with its nearest level
-  WholeLevels levels[kMaxBooks];
-  for (int b = 0; b < a.n_books; ++b) levels[b] = LoadWholeLevels(*a.quarters, b);
+// Eight rows from x_DT on.
+void SearchRows(const IntSearchArgs& a, const WholeLevels* levels, int first_row) {
+  const int n_padded = (4 - a.n % 4) % 4;  // zeros, each counted with its nearest level
+  // Packing leaves 4 rows of each of 4 channels in 16 bytes; 4 channels of a row are to be a dword.
+  const __m256i by_row = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
+                                          0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   for (int step = 0; step < kSearchSteps; ++step) {
-    const __m256 inverse = _mm256_set1_ps(a.inverse[step]);
+    const __m256 inverse = _mm256_loadu_ps(a.inverse[step] + first_row);
     __m256i sum[kMaxBooks][2];
     for (int b = 0; b < a.n_books; ++b) sum[b][0] = sum[b][1] = _mm256_setzero_si256();
-    for (int first = 0; first < a.n; first += 32) {
+    for (int c = 0; c < a.n; c += 4) {
       __m256i x[4];
       PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
-        // The row is padded to 16 numbers.
-        const int at = first + 8 * i;
-        x[i] = at < (a.n + 15) / 16 * 16
-                   ? _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(a.x + at), inverse))
-                   : _mm256_setzero_si256();
+        x[i] = _mm256_cvtps_epi32(
+            _mm256_mul_ps(_mm256_loadu_ps(a.x_DT + 16 * (c + i) + first_row), inverse));
       }
-      // The order of the bytes does not matter.
       __m256i y[2], place[2];
-      y[0] = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+      y[0] = _mm256_shuffle_epi8(
+          _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3])),
+          by_row);
       y[1] = _mm256_sub_epi8(_mm256_setzero_si256(), y[0]);
       PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
         place[v] =
@@ -264,15 +264,19 @@ void Search(const IntSearchArgs& a) {
       }
     }
     for (int b = 0; b < a.n_books; ++b) {
-      const int32_t padding = n_padded * a.nearest[b][0] * a.nearest[b][0];
-      const __m256i both = _mm256_hadd_epi32(sum[b][0], sum[b][1]);
-      const __m256i lanes = _mm256_hadd_epi32(both, both);
-      const __m128i total =
-          _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
-      a.error[step][2 * b] = _mm_cvtsi128_si32(total) - padding;
-      a.error[step][2 * b + 1] = _mm_extract_epi32(total, 1) - padding;
+      const __m256i padding = _mm256_set1_epi32(n_padded * a.nearest[b][0] * a.nearest[b][0]);
+      PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(a.error[step][2 * b + v] + first_row),
+                            _mm256_sub_epi32(sum[b][v], padding));
+      }
     }
   }
+}
+
+void Search(const IntSearchArgs& a) {
+  WholeLevels levels[kMaxBooks];
+  for (int b = 0; b < a.n_books; ++b) levels[b] = LoadWholeLevels(*a.quarters, b);
+  for (int first_row = 0; first_row < 16; first_row += 8) SearchRows(a, levels, first_row);
 }
 
 constexpr IntKernels kSet = {Score, AccumulateIntAvx2, Decode, Search};

@@ -574,46 +574,31 @@ void Decode(const IntPageShape& shape, const std::byte* page, int n_tokens, floa
 
 // ---- Search ----
 
-// Sums of eight vectors.
-PHASOR_INLINE void StoreSums(const __m512i* v, int32_t* out) {
-  __m256i h[8];
-  PHASOR_UNROLL for (int i = 0; i < 8; ++i) {
-    h[i] = _mm256_add_epi32(_mm512_castsi512_si256(v[i]), _mm512_extracti64x4_epi64(v[i], 1));
-  }
-  const __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(h[0], h[1]), _mm256_hadd_epi32(h[2], h[3]));
-  const __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(h[4], h[5]), _mm256_hadd_epi32(h[6], h[7]));
-  const __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
-                                       _mm256_permute2x128_si256(a, b, 0x31));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), sum);
-}
-
-// kVariants: books and signs. Sums of 8 / kVariants steps go across lanes together.
+// kVariants: books and signs.
 template <int kVariants>
 void SearchVariants(const IntSearchArgs& a) {
-  constexpr int kTogether = 2 * kMaxBooks / kVariants;
-  const int n_padded = (64 - a.n % 64) % 64;  // zeros, each counted with its nearest level
+  constexpr int kTogether = 2 * kMaxBooks / kVariants;  // steps
+  const int n_padded = (4 - a.n % 4) % 4;               // zeros, each counted with its nearest level
   NearestLevels nearest[kVariants / 2];
   PHASOR_UNROLL for (int b = 0; b < kVariants / 2; ++b) nearest[b].Load(a, b);
+  // Packing leaves 4 rows of each of 4 channels in 16 bytes; 4 channels of a row are to be a dword.
+  const __m512i by_row = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
   for (int step = 0; step < kSearchSteps; step += kTogether) {
     __m512i sum[kTogether][kVariants];
     PHASOR_UNROLL for (int k = 0; k < kTogether; ++k) {
       PHASOR_UNROLL for (int v = 0; v < kVariants; ++v) sum[k][v] = _mm512_setzero_si512();
     }
-    for (int first = 0; first < a.n; first += 64) {
-      __m512 y[4];
-      PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
-        const int at = first + 16 * i;
-        y[i] = _mm512_maskz_loadu_ps(TailMask(a.n - at), a.x + (at < a.n ? at : 0));
-      }
+    for (int c = 0; c < a.n; c += 4) {
+      const float* at = a.x_DT + 16 * c;
       PHASOR_UNROLL for (int k = 0; k < kTogether; ++k) {
-        const __m512 inverse = _mm512_set1_ps(a.inverse[step + k]);
+        const __m512 inverse = _mm512_loadu_ps(a.inverse[step + k]);
         __m512i x[4];
         PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
-          x[i] = _mm512_cvtps_epi32(_mm512_mul_ps(y[i], inverse));
+          x[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(at + 16 * i), inverse));
         }
-        // The order of the bytes does not matter.
-        const __m512i plus =
-            _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+        const __m512i plus = _mm512_shuffle_epi8(
+            _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3])),
+            by_row);
         const __m512i minus = _mm512_sub_epi8(_mm512_setzero_si512(), plus);
         PHASOR_UNROLL for (int v = 0; v < kVariants; ++v) {
           const __m512i signed_x = v % 2 == 0 ? plus : minus;
@@ -621,16 +606,15 @@ void SearchVariants(const IntSearchArgs& a) {
                                                 _mm512_set1_epi8(-64));
           const __m512i e =
               _mm512_abs_epi8(_mm512_sub_epi8(signed_x, nearest[v / 2].LookUp(place)));
-          sum[k][v] = _mm512_dpbusd_epi32(sum[k][v], e, e);
+          AddByteProducts(sum[k][v], e, e);
         }
       }
     }
-    int32_t sums[kTogether][kVariants];
-    StoreSums(&sum[0][0], &sums[0][0]);
-    for (int k = 0; k < kTogether; ++k) {
-      for (int v = 0; v < kVariants; ++v) {
+    PHASOR_UNROLL for (int k = 0; k < kTogether; ++k) {
+      PHASOR_UNROLL for (int v = 0; v < kVariants; ++v) {
         const int zero = a.nearest[v / 2][0];
-        a.error[step + k][v] = sums[k][v] - n_padded * zero * zero;
+        _mm512_storeu_si512(a.error[step + k][v],
+                            _mm512_sub_epi32(sum[k][v], _mm512_set1_epi32(n_padded * zero * zero)));
       }
     }
   }

@@ -130,31 +130,41 @@ void DecodeIntNeon(const IntPageShape& shape, const std::byte* page, int n_token
 }
 
 void SearchIntNeon(const IntSearchArgs& a) {
+  const int n_padded = (4 - a.n % 4) % 4;  // zeros, each counted with its nearest level
+  // Packing leaves 4 rows of each of 4 channels; 4 channels of a row are to be a dword.
+  static constexpr uint8_t kByRow[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+  const uint8x16_t by_row = vld1q_u8(kByRow);
   for (int b = 0; b < a.n_books; ++b) {
     const NearestTable table(a.nearest[b]);
+    const uint32x4_t padding =
+        vdupq_n_u32(static_cast<uint32_t>(n_padded * a.nearest[b][0] * a.nearest[b][0]));
     for (int step = 0; step < kSearchSteps; ++step) {
-      uint32x4_t sum[2] = {vdupq_n_u32(0), vdupq_n_u32(0)};
-      for (int first = 0; first < a.n; first += 16) {
-        int16x4_t x[4];
-        PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
-          const float32x4_t scaled = vmulq_n_f32(vld1q_f32(a.x + first + 4 * i), a.inverse[step]);
-          x[i] = vqmovn_s32(vcvtnq_s32_f32(scaled));
+      for (int row = 0; row < 16; row += 4) {
+        const float32x4_t inverse = vld1q_f32(a.inverse[step] + row);
+        uint32x4_t sum[2] = {vdupq_n_u32(0), vdupq_n_u32(0)};
+        for (int c = 0; c < a.n; c += 4) {
+          int16x4_t x[4];
+          PHASOR_UNROLL for (int i = 0; i < 4; ++i) {
+            const float32x4_t scaled = vmulq_f32(vld1q_f32(a.x_DT + 16 * (c + i) + row), inverse);
+            x[i] = vqmovn_s32(vcvtnq_s32_f32(scaled));
+          }
+          const int8x16_t packed =
+              vqmovn_high_s16(vqmovn_s16(vcombine_s16(x[0], x[1])), vcombine_s16(x[2], x[3]));
+          const int8x16_t plus = vqtbl1q_s8(packed, by_row);
+          PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
+            const int8x16_t y = v == 0 ? plus : vnegq_s8(plus);
+            const int8x16_t place = vmaxq_s8(vminq_s8(y, vdupq_n_s8(63)), vdupq_n_s8(-64));
+            // A byte even where the difference needs nine bits: it is at most 127 + 63.
+            const uint8x16_t e = vreinterpretq_u8_s8(vabdq_s8(y, table.Find(place)));
+            const uint32x4_t low = vpaddlq_u16(vmull_u8(vget_low_u8(e), vget_low_u8(e)));
+            const uint32x4_t high = vpaddlq_u16(vmull_high_u8(e, e));
+            sum[v] = vaddq_u32(sum[v], vpaddq_u32(low, high));
+          }
         }
-        const int8x16_t plus =
-            vqmovn_high_s16(vqmovn_s16(vcombine_s16(x[0], x[1])), vcombine_s16(x[2], x[3]));
-        PHASOR_UNROLL for (int v = 0; v < 2; ++v) {
-          const int8x16_t y = v == 0 ? plus : vnegq_s8(plus);
-          const int8x16_t place = vmaxq_s8(vminq_s8(y, vdupq_n_s8(63)), vdupq_n_s8(-64));
-          // A byte even where the difference needs nine bits: it is at most 127 + 63.
-          const uint8x16_t e = vreinterpretq_u8_s8(vabdq_s8(y, table.Find(place)));
-          sum[v] = vpadalq_u16(sum[v], vmull_u8(vget_low_u8(e), vget_low_u8(e)));
-          sum[v] = vpadalq_u16(sum[v], vmull_high_u8(e, e));
+        for (int v = 0; v < 2; ++v) {
+          vst1q_s32(a.error[step][2 * b + v] + row,
+                    vreinterpretq_s32_u32(vsubq_u32(sum[v], padding)));
         }
-      }
-      const int n_padded = (16 - a.n % 16) % 16;  // zeros, each counted with its nearest level
-      const int32_t padding = n_padded * a.nearest[b][0] * a.nearest[b][0];
-      for (int v = 0; v < 2; ++v) {
-        a.error[step][2 * b + v] = static_cast<int32_t>(vaddvq_u32(sum[v])) - padding;
       }
     }
   }

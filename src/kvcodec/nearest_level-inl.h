@@ -18,10 +18,6 @@ PHASOR_INLINE B16 LookUp(const void* tables, B16 entry, B16 other) {
   const B16 one = Rearrange(LoadBytes(bytes + 16), entry);
   return (zero & ~other) | (one & other);
 }
-// All lanes have one table.
-PHASOR_INLINE B16 LookUp(const void* table, B16 entry) {
-  return Rearrange(LoadBytes(table), entry);
-}
 
 // Where 16 numbers in quarters lie: the bucket, and quarters into it.
 struct Place {

@@ -4,11 +4,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "simd/cpu.h"
-#include "simd/lanes.h"
-
-#define PHASOR_LEVEL_FILE "kvcodec/nearest_row-inl.h"
-#include "simd/each_level-inl.h"
 
 namespace phasor {
 
@@ -47,22 +42,6 @@ uint8_t NearestTables::NearestCode(int book, int quarters) const {
   const int table = TableOf(book), entry = EntryOf(book) + (up >> shift);
   return static_cast<uint8_t>(code[table][entry] + (inside >= first[table][entry] ? 1 : 0) +
                               (inside >= second[table][entry] ? 1 : 0));
-}
-
-NearestRowSums NearestRow(const NearestRowArgs& args) {
-#if defined(__x86_64__)
-  if (IsAvx512(ActiveCpuLevel())) return avx512::NearestInRow(args);
-  if (ActiveCpuLevel() == CpuLevel::kAvx2) return avx2::NearestInRow(args);
-#endif
-  return plain::NearestInRow(args);
-}
-
-float LargestOfRow(const float* x, int n) {
-#if defined(__x86_64__)
-  if (IsAvx512(ActiveCpuLevel())) return avx512::LargestInRow(x, n);
-  if (ActiveCpuLevel() == CpuLevel::kAvx2) return avx2::LargestInRow(x, n);
-#endif
-  return plain::LargestInRow(x, n);
 }
 
 }  // namespace phasor

@@ -1,5 +1,4 @@
-// The nearest level of a book, by look-ups in 16 bytes: for rows, and for lanes that have a book
-// each.
+// The nearest level of a book, by look-ups in 16 bytes, for lanes that have a book each.
 //
 // Numbers come in quarters of a level, -256 .. 255. They fall into at most 16 buckets, none of
 // which has more than two places where the nearest level changes. So a code is that of the
@@ -31,28 +30,5 @@ struct NearestTables {
   alignas(16) int8_t first[2][16], second[2][16];
   alignas(16) int8_t level[2][16];  // [table][entry of the book | code]
 };
-
-// One row x[n], zero padded to a multiple of 16, in steps of d (signed; 0: all count as 0), on one
-// book. quarters and level have room for the padding: numbers in quarters of a level, rounded and
-// cut to the range of the tables, and the level nearest to each; 0 behind n. codes: n of them, or
-// null. The same at every CPU level.
-struct NearestRowArgs {
-  const NearestTables* tables;
-  int book;
-  const float* x;
-  int n;
-  float d;
-  float* quarters;
-  float* level;
-  uint8_t* codes;
-};
-// Sums over the row: quarters times levels, levels squared. Whole numbers, exact below 2^24.
-struct NearestRowSums {
-  float product, square;
-};
-NearestRowSums NearestRow(const NearestRowArgs& args);
-
-// The largest |x| of n numbers, zero padded to a multiple of 16.
-float LargestOfRow(const float* x, int n);
 
 }  // namespace phasor

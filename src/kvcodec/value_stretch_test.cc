@@ -15,6 +15,7 @@
 #include "base/rng.h"
 #include "kvcodec/int_codec.h"
 #include "kvcodec/kvcodec.h"
+#include "kvcodec/searched_rows.h"
 #include "simd/cpu.h"
 #include "tensor/half.h"
 #include "tests/support/level_guard.h"
