@@ -104,22 +104,29 @@ PHASOR_INLINE void LoadLanes(const float* x, VF (&v)[kParts]) {
 PHASOR_INLINE void StoreLanes(const VF (&v)[kParts], float* x) {
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) Store(v[p], x + p * kLanes);
 }
-PHASOR_INLINE void AddLanes(float weight, const float* x, VF (&sum)[kParts]) {
-  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) sum[p] += weight * Load(x + p * kLanes);
-}
 
-// x + sum_{r < c} weight[r] residual[r]. The last residuals come last: they are just being made.
-PHASOR_INLINE void FeedbackTarget(const float* x, const float* weight, const float* residual_DT,
-                                  int c, VF (&target)[kParts]) {
-  VF odd[kParts] = {};
-  LoadLanes(x, target);
-  int r = 0;
-  for (; r + 2 <= c; r += 2) {
-    AddLanes(weight[r], residual_DT + 16L * r, target);
-    AddLanes(weight[r + 1], residual_DT + 16L * (r + 1), odd);
+// Channels whose targets stay in registers while the residuals in front of them are added.
+constexpr int kChannels = 8 / kParts;
+
+// residual_DT[c] = x_DT[c] + sum_{r < first} weight[c][r] residual_DT[r], kN channels c from `first`
+// on.
+template <int kN>
+PHASOR_INLINE void AddEarlier(const FeedbackStrip& s, int first) {
+  VF target[kN][kParts];
+  const float* weight = s.feedback_DD + static_cast<long>(first) * s.head_dim;
+  PHASOR_UNROLL for (int k = 0; k < kN; ++k) LoadLanes(s.x_DT + 16L * (first + k), target[k]);
+  for (int r = 0; r < first; ++r) {
+    VF residual[kParts];
+    LoadLanes(s.residual_DT + 16L * r, residual);
+    PHASOR_UNROLL for (int k = 0; k < kN; ++k) {
+      PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+        target[k][p] += weight[static_cast<long>(k) * s.head_dim + r] * residual[p];
+      }
+    }
   }
-  if (r < c) AddLanes(weight[r], residual_DT + 16L * r, target);
-  PHASOR_UNROLL for (int p = 0; p < kParts; ++p) target[p] += odd[p];
+  PHASOR_UNROLL for (int k = 0; k < kN; ++k) {
+    StoreLanes(target[k], s.residual_DT + 16L * (first + k));
+  }
 }
 
 // What FeedBack needs of the 16 lanes of a strip.
@@ -143,11 +150,12 @@ PHASOR_INLINE StripLanes LanesOf(const FeedbackStrip& s) {
   return lanes;
 }
 
-PHASOR_INLINE void RoundChannel(const FeedbackStrip& s, const StripLanes& lanes, int c) {
+// Rounds channel c from the target in its row of residuals, puts the residual there and adds its
+// part to the targets of the channels up to `end`.
+PHASOR_INLINE void RoundChannel(const FeedbackStrip& s, const StripLanes& lanes, int c, int end) {
   const NearestTables& t = *s.tables;
   VF target[kParts], quarters[kParts], level[kParts], residual[kParts];
-  FeedbackTarget(s.x_DT + 16L * c, s.feedback_DD + static_cast<long>(c) * s.head_dim, s.residual_DT,
-                 c, target);
+  LoadLanes(s.residual_DT + 16L * c, target);
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
     quarters[p] = ToQuarters(target[p], Load(lanes.inverse + p * kLanes));
   }
@@ -164,16 +172,34 @@ PHASOR_INLINE void RoundChannel(const FeedbackStrip& s, const StripLanes& lanes,
   }
   StoreLanes(level, s.level_DT + 16L * c);
   StoreLanes(residual, s.residual_DT + 16L * c);
+  for (int k = c + 1; k < end; ++k) {
+    const float weight = s.feedback_DD[static_cast<long>(k) * s.head_dim + c];
+    PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
+      float* at = s.residual_DT + 16L * k + p * kLanes;
+      Store(Load(at) + weight * residual[p], at);
+    }
+  }
+}
+
+template <int kN>
+PHASOR_INLINE void RoundChannels(const FeedbackStrip* strips, const StripLanes* lanes, int n,
+                                 int first) {
+  for (int i = 0; i < n; ++i) AddEarlier<kN>(strips[i], first);
+  for (int c = first; c < first + kN; ++c) {
+    for (int i = 0; i < n; ++i) RoundChannel(strips[i], lanes[i], c, first + kN);
+  }
 }
 
 // Strips of one head, channel by channel: a channel waits for the one in front of it, but not for
-// the other strip's.
+// the other strips'.
 void FeedBack(const FeedbackStrip* strips, int n) {
   StripLanes lanes[kMostStrips];
   for (int i = 0; i < n; ++i) lanes[i] = LanesOf(strips[i]);
-  for (int c = 0; c < strips[0].head_dim; ++c) {
-    for (int i = 0; i < n; ++i) RoundChannel(strips[i], lanes[i], c);
+  int c = 0;
+  for (; c + kChannels <= strips[0].head_dim; c += kChannels) {
+    RoundChannels<kChannels>(strips, lanes, n, c);
   }
+  for (; c < strips[0].head_dim; ++c) RoundChannels<1>(strips, lanes, n, c);
 }
 
 // Sums over the channels of x and level of kN directions, one of vector p's lanes each.
