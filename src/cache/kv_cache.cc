@@ -118,21 +118,23 @@ Status KvCache::Reserve(int n, std::span<const PositionTicks> positions) {
   return Status::Ok();
 }
 
-void KvCache::AppendHead(int layer, int head, float* k_ND, float* v_ND, int n) {
+void KvCache::AppendHead(int layer, int head, float* k_ND, float* v_ND, int n, int first) {
   const KvHeadCodecs& c = codecs(layer, head);
   const int D = options_.head_dim;
   if (c.key->HasRotation()) c.key->Rotate(k_ND, n);
   if (c.value->HasRotation()) c.value->Rotate(v_ND, n);
-  int done = 0;
+  int begin = 0;  // of the piece, in reserved tokens
   for (const KvPiece& piece : pending_) {
-    const int count = std::min(piece.n_rows, n - done);
-    if (count <= 0) break;
-    const int64_t from = static_cast<int64_t>(done) * D;
-    c.key_rows->EncodeRows(k_ND + from, piece.first_row, count,
-                           store_->KeyPage(piece.kind, piece.block, layer, head));
-    c.value_rows->EncodeRows(v_ND + from, piece.first_row, count,
-                             store_->ValuePage(piece.kind, piece.block, layer, head));
-    done += count;
+    const int at = std::max(first, begin), end = std::min(first + n, begin + piece.n_rows);
+    if (at < end) {
+      const int64_t from = static_cast<int64_t>(at - first) * D;
+      const int row = piece.first_row + (at - begin);
+      c.key_rows->EncodeRows(k_ND + from, row, end - at,
+                             store_->KeyPage(piece.kind, piece.block, layer, head));
+      c.value_rows->EncodeRows(v_ND + from, row, end - at,
+                               store_->ValuePage(piece.kind, piece.block, layer, head));
+    }
+    begin += piece.n_rows;
   }
 }
 

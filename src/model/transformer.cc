@@ -16,6 +16,8 @@ constexpr int kLogitRows = 64;
 // Below this many tokens, element-wise work runs on the calling thread: starting the others costs
 // more than it saves.
 constexpr int kSerialTokens = 4;
+// Rows of a head that a thread stores at a time.
+constexpr int kAppendTokens = 64;
 
 void ForTokens(ThreadPool& pool, int n, const std::function<void(int64_t, int64_t)>& fn) {
   if (n < kSerialTokens) {
@@ -143,19 +145,23 @@ void Transformer::RotateHeads(int layer, int first, int last, ForwardScratch::Im
 void Transformer::AppendRows(int layer, int first, int n, KvCache& cache, ForwardScratch::Impl& s,
                              ThreadPool& pool) const {
   const int D = config_.head_dim, n_kv = config_.n_kv_heads;
-  // Each head's rows are gathered and stored by one thread; heads are independent.
-  std::atomic<int> next_head{0};
+  // One head's rows of a run of tokens are gathered and stored by one thread: heads alone are too
+  // few for the threads to finish together.
+  const int n_runs = (n + kAppendTokens - 1) / kAppendTokens;
+  std::atomic<int> next{0};
   auto append = [&](int thread) {
     auto& buffers = s.threads[thread];
-    buffers.k_ND.Resize(static_cast<std::size_t>(n) * D);
-    buffers.v_ND.Resize(static_cast<std::size_t>(n) * D);
-    for (int h; (h = next_head.fetch_add(1)) < n_kv;) {
-      for (int t = 0; t < n; ++t) {
-        const int64_t from = (static_cast<int64_t>(first + t) * n_kv + h) * D;
+    buffers.k_ND.Resize(static_cast<std::size_t>(kAppendTokens) * D);
+    buffers.v_ND.Resize(static_cast<std::size_t>(kAppendTokens) * D);
+    for (int i; (i = next.fetch_add(1)) < n_kv * n_runs;) {
+      const int h = i / n_runs, begin = i % n_runs * kAppendTokens;
+      const int count = std::min(kAppendTokens, n - begin);
+      for (int t = 0; t < count; ++t) {
+        const int64_t from = (static_cast<int64_t>(first + begin + t) * n_kv + h) * D;
         std::copy_n(s.k.data() + from, D, buffers.k_ND.data() + static_cast<int64_t>(t) * D);
         std::copy_n(s.v.data() + from, D, buffers.v_ND.data() + static_cast<int64_t>(t) * D);
       }
-      cache.AppendHead(layer, h, buffers.k_ND.data(), buffers.v_ND.data(), n);
+      cache.AppendHead(layer, h, buffers.k_ND.data(), buffers.v_ND.data(), count, begin);
     }
   };
   if (n < kSerialTokens) {
