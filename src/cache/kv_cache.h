@@ -121,8 +121,8 @@ class KvCache {
   // the shift they share with the tokens before them.)
   std::span<const PositionTicks> stored_positions() const { return pending_positions_; }
   // Writes n rows [n, D] (after RoPE, in model basis; rotated by the codec here) of one head at
-  // reserved tokens [first, first + n). x is overwritten where the codec has a rotation. Threads may
-  // write different rows and heads at the same time.
+  // reserved tokens [first, first + n). x is overwritten where the codec has a rotation. Threads
+  // may write different rows and heads at the same time.
   void AppendHead(int layer, int head, float* k_ND, float* v_ND, int n, int first = 0);
   // Makes the n reserved and appended tokens of all heads part of the sequence.
   void CommitAppend(int n);

@@ -24,8 +24,8 @@ extern const IntLevels kLevelsSearched3;
 
 struct IntFormat {
   const IntLevels* levels;
-  int block;      // channels per scale, a multiple of 32; 0: one scale per row
-  bool hadamard;  // store vectors after HadamardRows
+  int block;               // channels per scale, a multiple of 32; 0: one scale per row
+  bool hadamard;           // store vectors after HadamardRows
   QuantizeBlock quantize;  // null: the searched grids, a scale per row (searched_rows.h)
 };
 

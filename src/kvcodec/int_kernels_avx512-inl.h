@@ -578,7 +578,7 @@ void Decode(const IntPageShape& shape, const std::byte* page, int n_tokens, floa
 template <int kVariants>
 void SearchVariants(const IntSearchArgs& a) {
   constexpr int kTogether = 2 * kMaxBooks / kVariants;  // steps
-  const int n_padded = (4 - a.n % 4) % 4;               // zeros, each counted with its nearest level
+  const int n_padded = (4 - a.n % 4) % 4;  // zeros, each counted with its nearest level
   NearestLevels nearest[kVariants / 2];
   PHASOR_UNROLL for (int b = 0; b < kVariants / 2; ++b) nearest[b].Load(a, b);
   // Packing leaves 4 rows of each of 4 channels in 16 bytes; 4 channels of a row are to be a dword.

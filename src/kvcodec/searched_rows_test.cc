@@ -64,8 +64,8 @@ uint16_t ScaleOf(const IntLevels& levels, const std::vector<float>& x) {
   for (int book = 0; book < 1 << levels.book_bits; ++book) {
     for (int sign : {1, -1}) {
       for (int i = 0; i < kSearchSteps; ++i) {
-        const float reach = static_cast<float>(reaches[0]) +
-                            static_cast<float>(reaches[1]) * static_cast<float>(i);
+        const float reach =
+            static_cast<float>(reaches[0]) + static_cast<float>(reaches[1]) * static_cast<float>(i);
         const float inverse = 63 / (top * reach);
         int error = 0;
         for (float v : x) {

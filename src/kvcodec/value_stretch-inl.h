@@ -108,8 +108,8 @@ PHASOR_INLINE void StoreLanes(const VF (&v)[kParts], float* x) {
 // Channels whose targets stay in registers while the residuals in front of them are added.
 constexpr int kChannels = 8 / kParts;
 
-// residual_DT[c] = x_DT[c] + sum_{r < first} weight[c][r] residual_DT[r], kN channels c from `first`
-// on.
+// residual_DT[c] = x_DT[c] + sum_{r < first} weight[c][r] residual_DT[r], kN channels c from
+// `first` on.
 template <int kN>
 PHASOR_INLINE void AddEarlier(const FeedbackStrip& s, int first) {
   VF target[kN][kParts];
