@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/rng.h"
@@ -35,7 +36,8 @@ void Row(int64_t t, float* out) {
   for (int d = 0; d < kHeadDim; ++d) out[d] = static_cast<float>(rng.Normal());
 }
 
-void Append(KvCache& cache, int n) {
+// run: rows that are written at a time, the last ones first.
+void Append(KvCache& cache, int n, int run = 100000) {
   ASSERT_TRUE(cache.Reserve(n).ok());
   const auto& o = cache.options();
   for (int layer = 0; layer < o.n_layers; ++layer) {
@@ -45,7 +47,11 @@ void Append(KvCache& cache, int n) {
         Row(cache.n_tokens() + i, k.data() + static_cast<std::size_t>(i) * kHeadDim);
       }
       for (std::size_t i = 0; i < k.size(); ++i) v[i] = -k[i];
-      cache.AppendHead(layer, head, k.data(), v.data(), n);
+      for (int begin = (n - 1) / run * run; begin >= 0; begin -= run) {
+        const std::size_t from = static_cast<std::size_t>(begin) * kHeadDim;
+        cache.AppendHead(layer, head, k.data() + from, v.data() + from, std::min(run, n - begin),
+                         begin);
+      }
     }
   }
   cache.CommitAppend(n);
@@ -107,6 +113,17 @@ TEST(KvCache, LongAndShortCallsGiveEqualContents) {
   EXPECT_EQ(one->n_frozen_pages(), many->n_frozen_pages());
   EXPECT_EQ(one->UsedBytes(), many->UsedBytes());
   EXPECT_EQ(Decode(*one), Decode(*many));
+}
+
+TEST(KvCache, RowsMayBeAppendedInRunsInAnyOrder) {
+  for (int run : {1, 7, 64, 130}) {
+    auto one = MakeCache("frame4", "q4_head", 4, 32), runs = MakeCache("frame4", "q4_head", 4, 32);
+    for (int n : {100, 37, 300}) {
+      Append(*one, n);
+      Append(*runs, n, run);
+    }
+    EXPECT_EQ(Decode(*one), Decode(*runs)) << run;
+  }
 }
 
 TEST(KvCache, TruncateThenAppendEqualsNeverHavingBeenLonger) {
