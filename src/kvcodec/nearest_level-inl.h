@@ -39,3 +39,20 @@ PHASOR_INLINE B16 CountReached(B16 code, S16 inside, B16 first, B16 second) {
   return code - reinterpret_cast<B16>(inside >= reinterpret_cast<S16>(first)) -
          reinterpret_cast<B16>(inside >= reinterpret_cast<S16>(second));
 }
+
+// What lanes with a book each need: where its entries begin in a table, and which table (LookUp).
+struct LaneBooks {
+  B16 low, other;
+};
+
+// Codes nearest to 16 numbers in quarters, and their levels.
+PHASOR_INLINE B16 NearestCodes(const NearestTables& t, const LaneBooks& books,
+                               const VF (&quarters)[kParts], VF (&level)[kParts]) {
+  const Place place = PlaceOf(quarters, t.shift);
+  const B16 entry = place.bucket | books.low;
+  const B16 code =
+      CountReached(LookUp(t.code, entry, books.other), place.inside,
+                   LookUp(t.first, entry, books.other), LookUp(t.second, entry, books.other));
+  ToFloats(LookUp(t.level, code | books.low, books.other), level);
+  return code;
+}

@@ -62,7 +62,7 @@ void Lengthen(const IntLevels& levels, const float* square, const float* product
 // What the nearest levels of 16 rows depend on.
 struct RowLanes {
   VF inverse[kParts];  // quarters of a level per unit
-  B16 low, other;      // the row's book
+  LaneBooks books;
 };
 PHASOR_INLINE RowLanes LanesOf(const NearestTables& t, const VF (&d)[kParts],
                                const VI (&book)[kParts]) {
@@ -73,8 +73,7 @@ PHASOR_INLINE RowLanes LanesOf(const NearestTables& t, const VF (&d)[kParts],
     low[p] = t.book_bits == 2 ? (book[p] & 1) << 3 : VI{};
     other[p] = book[p] >> (t.book_bits - 1) != 0 ? VI{} + 255 : VI{};
   }
-  lanes.low = ToBytes(low);
-  lanes.other = ToBytes(other);
+  lanes.books = {ToBytes(low), ToBytes(other)};
   return lanes;
 }
 
@@ -82,13 +81,7 @@ PHASOR_INLINE RowLanes LanesOf(const NearestTables& t, const VF (&d)[kParts],
 PHASOR_INLINE B16 NearestOf(const NearestTables& t, const RowLanes& lanes, const VF (&x)[kParts],
                             VF (&quarters)[kParts], VF (&level)[kParts]) {
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) quarters[p] = ToQuarters(x[p], lanes.inverse[p]);
-  const Place place = PlaceOf(quarters, t.shift);
-  const B16 entry = place.bucket | lanes.low;
-  const B16 code =
-      CountReached(LookUp(t.code, entry, lanes.other), place.inside,
-                   LookUp(t.first, entry, lanes.other), LookUp(t.second, entry, lanes.other));
-  ToFloats(LookUp(t.level, code | lanes.low, lanes.other), level);
-  return code;
+  return NearestCodes(t, lanes.books, quarters, level);
 }
 
 PHASOR_INLINE void LoadChannel(const float* x_DT, int c, VF (&x)[kParts]) {

@@ -132,7 +132,8 @@ PHASOR_INLINE void AddEarlier(const FeedbackStrip& s, int first) {
 // What FeedBack needs of the 16 lanes of a strip.
 struct StripLanes {
   alignas(64) float inverse[16];  // quarters of a level per unit
-  B16 low, other, live;
+  LaneBooks books;
+  B16 live;
 };
 
 PHASOR_INLINE StripLanes LanesOf(const FeedbackStrip& s) {
@@ -144,8 +145,7 @@ PHASOR_INLINE StripLanes LanesOf(const FeedbackStrip& s) {
     other[i] = s.tables->TableOf(s.book[i]) == 0 ? 0 : 255;
     live[i] = s.step[i] == 0.0f ? 0 : 255;
   }
-  lanes.low = LoadBytes(low);
-  lanes.other = LoadBytes(other);
+  lanes.books = {LoadBytes(low), LoadBytes(other)};
   lanes.live = LoadBytes(live);
   return lanes;
 }
@@ -153,19 +153,13 @@ PHASOR_INLINE StripLanes LanesOf(const FeedbackStrip& s) {
 // Rounds channel c from the target in its row of residuals, puts the residual there and adds its
 // part to the targets of the channels up to `end`.
 PHASOR_INLINE void RoundChannel(const FeedbackStrip& s, const StripLanes& lanes, int c, int end) {
-  const NearestTables& t = *s.tables;
   VF target[kParts], quarters[kParts], level[kParts], residual[kParts];
   LoadLanes(s.residual_DT + 16L * c, target);
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
     quarters[p] = ToQuarters(target[p], Load(lanes.inverse + p * kLanes));
   }
-  const Place place = PlaceOf(quarters, t.shift);
-  const B16 entry = place.bucket | lanes.low;
-  const B16 code =
-      CountReached(LookUp(t.code, entry, lanes.other), place.inside,
-                   LookUp(t.first, entry, lanes.other), LookUp(t.second, entry, lanes.other));
+  const B16 code = NearestCodes(*s.tables, lanes.books, quarters, level);
   *reinterpret_cast<B16*>(s.codes_DT + 16L * c) = code & lanes.live;
-  ToFloats(LookUp(t.level, code | lanes.low, lanes.other), level);
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
     const VF step = Load(s.step + p * kLanes);
     residual[p] = step == 0.0f ? VF{} : step * level[p] - target[p];
