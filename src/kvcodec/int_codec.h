@@ -17,6 +17,7 @@ using QuantizeBlock = void (*)(const float* x, int n, uint16_t* scale, uint8_t* 
 
 void QuantizeQ8_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
 void QuantizeQ4_0(const float* x, int n, uint16_t* scale, uint8_t* codes);
+
 extern const IntLevels kLevels8;     // code, signed
 extern const IntLevels kLevelsQ4_0;  // code - 8
 extern const IntLevels kLevelsSearched4;

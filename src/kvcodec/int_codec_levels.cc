@@ -1,11 +1,8 @@
 // Grids of the integer codecs, and blocks on the plain ones.
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 
 #include "kvcodec/int_codec.h"
-#include "kvcodec/nearest_level.h"
-#include "kvcodec/row_codec.h"
 #include "tensor/half.h"
 
 namespace phasor {

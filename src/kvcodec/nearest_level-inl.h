@@ -44,6 +44,12 @@ PHASOR_INLINE B16 CountReached(B16 code, S16 inside, B16 first, B16 second) {
 struct LaneBooks {
   B16 low, other;
 };
+// NearestTables::EntryOf and TableOf of 16 books.
+PHASOR_INLINE LaneBooks BooksOf(const NearestTables& t, B16 book) {
+  const auto in_table = static_cast<uint8_t>(t.book_bits == 2 ? 1 : 0);
+  const B16 other = reinterpret_cast<B16>((book & ~(B16{} + in_table)) != 0);
+  return {(book & in_table) * static_cast<uint8_t>(8), other};
+}
 
 // Codes nearest to 16 numbers in quarters, and their levels.
 PHASOR_INLINE B16 NearestCodes(const NearestTables& t, const LaneBooks& books,

@@ -45,6 +45,9 @@ PHASOR_INLINE void StorePatterns(VI v, uint16_t* x) {
   for (int i = 0; i < kLanes; ++i) x[i] = static_cast<uint16_t>(wide[i]);
 }
 
+// Nearest levels are shorter than what they stand for, by their error's share of the square. A sum
+// of values that are all too short is too short itself, so the step makes up for that; the codes
+// stay.
 void Lengthen(const IntLevels& levels, const float* square, const float* product, uint16_t* scale) {
   constexpr float kMost = 1.25f;  // beyond that a row is next to nothing, or its scale is coarse
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
@@ -67,13 +70,10 @@ struct RowLanes {
 PHASOR_INLINE RowLanes LanesOf(const NearestTables& t, const VF (&d)[kParts],
                                const VI (&book)[kParts]) {
   RowLanes lanes;
-  VI low[kParts], other[kParts];
   PHASOR_UNROLL for (int p = 0; p < kParts; ++p) {
     lanes.inverse[p] = d[p] == 0.0f ? VF{} : 4.0f / d[p];
-    low[p] = t.book_bits == 2 ? (book[p] & 1) << 3 : VI{};
-    other[p] = book[p] >> (t.book_bits - 1) != 0 ? VI{} + 255 : VI{};
   }
-  lanes.books = {ToBytes(low), ToBytes(other)};
+  lanes.books = BooksOf(t, ToBytes(book));
   return lanes;
 }
 

@@ -138,14 +138,12 @@ struct StripLanes {
 
 PHASOR_INLINE StripLanes LanesOf(const FeedbackStrip& s) {
   StripLanes lanes;
-  alignas(16) uint8_t low[16], other[16], live[16];
+  alignas(16) uint8_t live[16];
   for (int i = 0; i < 16; ++i) {
     lanes.inverse[i] = s.step[i] == 0.0f ? 0.0f : 4.0f / s.step[i];
-    low[i] = static_cast<uint8_t>(s.tables->EntryOf(s.book[i]));
-    other[i] = s.tables->TableOf(s.book[i]) == 0 ? 0 : 255;
     live[i] = s.step[i] == 0.0f ? 0 : 255;
   }
-  lanes.books = {LoadBytes(low), LoadBytes(other)};
+  lanes.books = BooksOf(*s.tables, LoadBytes(s.book));
   lanes.live = LoadBytes(live);
   return lanes;
 }
